@@ -1,0 +1,30 @@
+# Each target makes .venv and installs on first use; afterwards it starts at once.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+ARGS ?=
+
+.PHONY: train test lint bench clean
+
+train: $(STAMP)
+	$(BIN)/python experiments/train.py $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m sse_kernels.bench $(ARGS)
+
+$(STAMP): pyproject.toml
+	@echo "Setting up .venv (first use; a few minutes) ..."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev,fast,onnx]"
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

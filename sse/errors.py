@@ -1,0 +1,43 @@
+"""One clear line for every user's mistake: the value, where it came from, the way out."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line: the value, where it came from, the way out."""
+
+
+def one_line(main: Callable[..., Any]) -> Callable[..., int]:
+    """Turn the failures a user can mend into one line on stderr and an exit code.
+
+    Exit codes: 0 success, 1 a full disk or another system error, 2 bad input, 130 Ctrl-C.
+    Anything else is a defect of ours and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def wrapper(*args: Any, **kwargs: Any) -> int:
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+            return 2
+        except KeyboardInterrupt:
+            sys.stderr.write("error: interrupted\n")
+            return 130
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            sys.stderr.write(
+                f"error: {error.strerror}{where}: free some space or choose another folder\n"
+            )
+            return 1
+        return 0
+
+    return wrapper

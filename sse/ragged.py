@@ -1,0 +1,54 @@
+"""Ragged batches of token ids: one flat array and offsets, never lists of lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """The token ids of n texts.
+
+    Attributes:
+        ids: flat token ids, shape (N,), an unsigned or signed integer type.
+        offsets: int64, shape (n + 1,), offsets[0] = 0; text i is ids[offsets[i]:offsets[i + 1]].
+    """
+
+    ids: NDArray[np.integer]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> NDArray[np.integer]:
+        """Token ids of text `row`."""
+        return self.ids[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text, shape (n,)."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: NDArray[np.integer]) -> Ragged:
+        """The texts `rows` (any order, repeats allowed), gathered without a Python loop."""
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        flat = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+        return Ragged(self.ids[flat], offsets)
+
+
+def concatenate(parts: Sequence[Ragged]) -> Ragged:
+    """All texts of `parts`, in order, as one ragged batch."""
+    if len(parts) == 1:
+        return parts[0]
+    ids = np.concatenate([part.ids for part in parts])
+    offsets = [parts[0].offsets]
+    for part in parts[1:]:
+        offsets.append(part.offsets[1:] + offsets[-1][-1])
+    return Ragged(ids, np.concatenate(offsets))
