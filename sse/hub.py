@@ -15,7 +15,11 @@ from typing import Any
 
 from sse.errors import UserError
 
-DEADLINE = 4.0  # seconds, name look-up included
+DEADLINE = 3.0  # seconds, name look-up included
+
+
+class HubUnreachable(UserError):
+    """The hub does not answer, or the user forbids asking it."""
 
 
 def hub_file(name: str, file: str) -> Path:
@@ -47,7 +51,7 @@ def ask_hub(what: str, question: Callable[[Any], Any], way_out: str) -> Any:
     from huggingface_hub import errors
 
     if offline():
-        raise UserError(
+        raise HubUnreachable(
             f"{what}: not in the local cache, and HF_HUB_OFFLINE forbids asking the hub; "
             f"unset it, or {way_out}"
         )
@@ -64,7 +68,7 @@ def ask_hub(what: str, question: Callable[[Any], Any], way_out: str) -> Any:
             f"{what}: no such name on {endpoint} (or private); check it, or {way_out}"
         ) from error
     except Exception as error:
-        raise UserError(
+        raise HubUnreachable(
             f"{what}: the hub {endpoint} cannot be reached ({_first(error)}); "
             f"check the network, or {way_out}"
         ) from error
