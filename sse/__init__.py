@@ -1,3 +1,30 @@
-"""Stable Static Embedding: train, evaluate and serve static text embeddings."""
+"""Stable Static Embedding: train, evaluate and serve static text embeddings.
+
+The names below are loaded on first use, so `import sse` costs nothing and brings no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sse.errors import UserError
+    from sse.export import export
+    from sse.load import load
+    from sse.model import SSE, SSEModel
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "SSE": "sse.model",
+    "SSEModel": "sse.model",
+    "UserError": "sse.errors",
+    "export": "sse.export",
+    "load": "sse.load",
+}
+__all__ = ["SSE", "SSEModel", "UserError", "__version__", "export", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sse' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

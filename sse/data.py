@@ -1,0 +1,268 @@
+"""From sets of pairs to device batches: one LightningDataModule.
+
+- Sets are read and tokenised once into memory-mapped ragged arrays; a batch is a vectorised gather.
+- A batch is one concatenated bag: anchors, then positives, then each negative column.
+- Held-out pairs are chosen by a hash of their text: the same on every machine, whatever the order.
+- Batches come from `sse.sampler`: f(seed, epoch, step), so a resumed run continues exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sse.cache import TokenizedSet, tokenize_set
+from sse.corpus import embedded_pairs
+from sse.errors import UserError
+from sse.files import atomic_file
+from sse.pairs import SetSpec, load_sets
+from sse.ragged import concatenate
+from sse.sampler import Batch, Rows, plan_epoch
+from sse.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
+
+Features = dict[str, Any]
+
+# At most this share of a set is held out, however small the set.
+HOLDOUT_SHARE = 0.1
+
+
+def default_cache() -> Path:
+    """$SSE_CACHE, or `sse` in the user's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("SSE_CACHE") or Path(root) / "sse").expanduser()
+
+
+class SSEDataModule(L.LightningDataModule):
+    """Pairs to train on; with neither `paths` nor `sets`, docstrings of the installed packages.
+
+    Args:
+        paths: jsonl, jsonl.gz, csv and parquet files, folders, globs, or hf:NAME.
+        sets: the same in long form, with columns and a cap for each.
+        tokenizer: `train` (WordPiece on these pairs), a hub name, or the path of a tokenizer.json.
+        vocab_size: largest vocabulary to train.
+        max_tokens: cut texts to this many tokens; null for no limit.
+        cap: at most this many pairs of each set.
+        batch_size: pairs per batch and process; in-batch negatives grow with it.
+        batches: `proportional` or `round_robin` turns of the sets.
+        unique_texts: no text twice in a batch; false allows it and masks equal texts in the loss.
+        holdout: pairs kept from training to evaluate on (at most a tenth of the data).
+        num_workers: loader processes; a gather is so cheap that 0 is fastest.
+        cache: folder of the token cache; null for $SSE_CACHE or ~/.cache/sse.
+        seed: seed of the batches.
+    """
+
+    def __init__(
+        self,
+        paths: list[str] | None = None,
+        sets: list[SetSpec] | None = None,
+        tokenizer: str = "train",
+        vocab_size: int = 30522,
+        max_tokens: int | None = None,
+        cap: int | None = None,
+        batch_size: int = 512,
+        batches: str = "proportional",
+        unique_texts: bool = True,
+        holdout: int = 1000,
+        num_workers: int = 0,
+        cache: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if batch_size < 2:
+            raise UserError(
+                f"data.batch_size is {batch_size}: give at least 2, since a batch's other pairs "
+                "are its negatives"
+            )
+        self.sets: list[TokenizedSet] = []
+        self._plans: dict[tuple[int, int], list[Batch]] = {}
+
+    def build(self, say: Callable[[str], None] = print) -> None:
+        """Read, tokenise and hold out; everything slow happens here, once."""
+        if self.sets:
+            return
+        options = self.hparams
+        folder = Path(options.cache).expanduser() if options.cache else default_cache()
+        specs: list[str | SetSpec] = [*(options.paths or []), *(options.sets or [])]
+        if specs:
+            self.pairs = load_sets(specs, cap=options.cap, say=say)
+        else:
+            self.pairs = [embedded_pairs(folder, say)]
+        self.tokenizer = self._make_tokenizer(folder, say)
+        self.sets = [tokenize_set(pairs, self.tokenizer, folder) for pairs in self.pairs]
+        self.heldout_rows = hold_out([s.text_ids for s in self.sets], options.holdout)
+        self.train_rows = [
+            train_rows(s.text_ids, rows)
+            for s, rows in zip(self.sets, self.heldout_rows, strict=True)
+        ]
+        tokens = sum(int(column.offsets[-1]) for s in self.sets for column in s.tokens)
+        say(
+            f"data: {sum(map(len, self.train_rows)):,} pairs to train on, "
+            f"{sum(map(len, self.heldout_rows)):,} held out, {len(self.sets)} "
+            f"{'set' if len(self.sets) == 1 else 'sets'}, {tokens:,} tokens, "
+            f"vocabulary {self.tokenizer.vocab_size:,}"
+        )
+
+    def _make_tokenizer(self, folder: Path, say: Callable[[str], None]) -> TextTokenizer:
+        """The tokenizer asked for; one trained here is kept in the cache by its pairs' content."""
+        options = self.hparams
+        if options.tokenizer != "train":
+            return load_tokenizer(options.tokenizer, max_tokens=options.max_tokens)
+        content = [options.vocab_size, *(pairs.fingerprint for pairs in self.pairs)]
+        key = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
+        path = folder / "tokenizers" / f"{key}.json"
+        if not path.exists():
+            say(
+                f"tokenizer: training WordPiece, at most {options.vocab_size:,} pieces, on the pairs"
+            )
+            texts = (
+                text
+                for pairs in self.pairs
+                for column in pairs.columns
+                for text in pairs.texts(column)
+            )
+            trained = train_tokenizer(texts, options.vocab_size)
+            with atomic_file(path) as temporary:
+                trained.save(temporary)
+        return load_tokenizer(str(path), max_tokens=options.max_tokens)
+
+    def heldout_pairs(self) -> tuple[list[str], list[str]]:
+        """Anchors and positives of the held-out pairs, as text."""
+        anchors, positives = [], []
+        for pairs, rows in zip(self.pairs, self.heldout_rows, strict=True):
+            anchors += pairs.texts("anchor", rows)
+            positives += pairs.texts("positive", rows)
+        return anchors, positives
+
+    def plan(self, epoch: int, world: int = 1) -> list[Batch]:
+        """The batches of an epoch over all `world` processes."""
+        if (epoch, world) not in self._plans:
+            options = self.hparams
+            self._plans = {
+                (epoch, world): plan_epoch(
+                    [s.text_ids for s in self.sets],
+                    self.train_rows,
+                    options.batch_size * world,
+                    options.seed,
+                    epoch,
+                    options.batches,
+                    options.unique_texts,
+                    [s.name for s in self.sets],
+                )
+            }
+        return self._plans[epoch, world]
+
+    def train_dataloader(self) -> DataLoader[Features]:
+        """The current epoch's batches, from the step at which a resumed run stands."""
+        trainer = self.trainer
+        assert trainer is not None
+        rank, world = trainer.global_rank, trainer.world_size
+        plan = self.plan(trainer.current_epoch, world)
+        start = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        batches = PairBatches(self.sets, plan, rank, world, mask=not self.hparams.unique_texts)
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=EpochSteps(start, len(plan)),
+            num_workers=self.hparams.num_workers,
+        )
+
+    def val_dataloader(self) -> DataLoader[Features]:
+        """The held-out pairs in slices, columns anchor and positive only."""
+        slices = [
+            Batch(number, rows[i : i + 1024])
+            for number, rows in enumerate(self.heldout_rows)
+            for i in range(0, len(rows), 1024)
+        ]
+        batches = PairBatches(self.sets, slices, columns=2)
+        return DataLoader(batches, batch_size=None, sampler=EpochSteps(0, len(slices)))
+
+
+class PairBatches(Dataset[Features]):
+    """Item t is batch t of the plan, gathered into one bag of token ids."""
+
+    def __init__(
+        self,
+        sets: list[TokenizedSet],
+        plan: list[Batch],
+        rank: int = 0,
+        world: int = 1,
+        mask: bool = False,
+        columns: int | None = None,
+    ) -> None:
+        self.sets, self.plan, self.rank, self.world = sets, plan, rank, world
+        self.mask, self.columns = mask, columns
+
+    def __getitem__(self, step: int) -> Features:
+        """`ids` (N,) and `offsets` (columns * B + 1,) of anchors, positives, negatives in turn."""
+        number, rows = self.plan[step]
+        # Every process gets equally many rows, or the slowest would hold the others up.
+        rows = rows[self.rank : len(rows) // self.world * self.world : self.world]
+        tokens = self.sets[number].tokens[: self.columns]
+        bag = concatenate([column.take(rows) for column in tokens])
+        features: Features = {
+            "ids": torch.from_numpy(bag.ids.astype(np.int32)),
+            "offsets": torch.from_numpy(bag.offsets),
+            "pairs": len(rows),
+        }
+        if self.mask:
+            ids = np.ascontiguousarray(self.sets[number].text_ids[rows].T)
+            features["text_ids"] = torch.from_numpy(ids.view(np.int64))  # (columns, B)
+        return features
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+
+class EpochSteps(Sampler[int]):
+    """Steps start .. total - 1; its length is the whole epoch's, as Lightning counts batches."""
+
+    def __init__(self, start: int, total: int) -> None:
+        self.start, self.total = start, total
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.total))
+
+    def __len__(self) -> int:
+        return self.total
+
+
+def hold_out(text_ids: list[np.ndarray], count: int) -> list[Rows]:
+    """Rows to hold out of each set: the pairs with the smallest hash of their text.
+
+    The choice depends on the texts alone, so it is the same on every machine and in every order.
+
+    Args:
+        text_ids: per set, (n, columns) 64-bit hashes of the texts.
+        count: pairs over all sets; at most `HOLDOUT_SHARE` of them.
+    """
+    keys = [_mix(ids[:, 0], ids[:, 1]) for ids in text_ids]
+    every = np.concatenate(keys)
+    count = min(count, int(len(every) * HOLDOUT_SHARE))
+    if count == 0:
+        return [np.zeros(0, np.int64) for _ in keys]
+    limit = np.partition(every, count - 1)[count - 1]
+    return [np.flatnonzero(key <= limit) for key in keys]
+
+
+def train_rows(text_ids: np.ndarray, heldout: Rows) -> Rows:
+    """Every row that shares neither anchor nor positive with a held-out pair of its set."""
+    seen = np.isin(text_ids[:, :2], np.asarray(text_ids[heldout, :2])).any(1)
+    return np.flatnonzero(~seen)
+
+
+def _mix(anchor: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """One well-mixed 64-bit key of two (splitmix64's finaliser)."""
+    with np.errstate(over="ignore"):
+        key = anchor.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ positive.astype(np.uint64)
+        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return key ^ (key >> np.uint64(31))

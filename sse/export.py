@@ -1,0 +1,122 @@
+"""Write a model folder that every sentence-transformers user can load, without this package.
+
+An SSE model folds exactly into native modules:
+
+    dyt        StaticEmbedding(E) -> Dense(diag(alpha), bias, Tanh) -> Dense(diag(beta), Identity)
+    layernorm  StaticEmbedding(E) -> LayerNorm
+    rmsnorm    StaticEmbedding(E) -> Normalize -> Dense(diag(weight * sqrt(D)), Identity)
+    none       StaticEmbedding(E)
+
+so the folder needs neither `trust_remote_code` nor pickle: safetensors, JSON and a model card. The
+file `sse_config.json` beside them names the norm, for `sse.load` and `sse.Encoder`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    LayerNorm,
+    Normalize,
+    StaticEmbedding,
+)
+from torch import Tensor, nn
+
+import sse
+from sse.card import write_card
+from sse.errors import UserError
+from sse.files import atomic_folder, write_json
+from sse.folder import CONFIG_NAME, FORMAT
+from sse.model import SSE, SSEModel
+from sse.norms import RMSNorm, SeparableDyT
+
+
+def export(
+    model: SSE | SSEModel, folder: str | os.PathLike[str], card: dict[str, Any] | None = None
+) -> Path:
+    """Write `model` to `folder`, whole or not at all.
+
+    Args:
+        model: the module, or what `sse.load` returns (whose prompts and similarity are kept).
+        folder: replaced if it exists and holds a model; refused if it holds something else.
+        card: facts for the model card (`sse.card.write_card`): metrics, data, hyper-parameters.
+
+    Returns:
+        The folder.
+    """
+    target = Path(folder)
+    _check_target(target)
+    module = model.sse if isinstance(model, SSEModel) else model
+    native = SentenceTransformer(modules=native_modules(module), device="cpu")
+    native.similarity_fn_name = "cosine"
+    if isinstance(model, SSEModel):
+        native.prompts = dict(model.prompts)
+        native.default_prompt_name = model.default_prompt_name
+        native.similarity_fn_name = model.similarity_fn_name
+    with atomic_folder(target) as temporary:
+        native.save(str(temporary), create_model_card=False)
+        write_json(
+            temporary / CONFIG_NAME,
+            {
+                "format": FORMAT,
+                "norm": module.norm_name,
+                "dim": module.dim,
+                "vocab_size": module.embedding.num_embeddings,
+                "max_tokens": module.text_tokenizer.max_tokens,
+                "version": sse.__version__,
+            },
+        )
+        write_card(temporary / "README.md", module, card or {})
+    return target
+
+
+def native_modules(module: SSE) -> list[nn.Module]:
+    """The sentence-transformers modules that compute the same as `module`."""
+    table = module.embedding.weight.detach().float().cpu().contiguous()
+    tokenizer = copy.deepcopy(module.tokenizer)
+    if module.text_tokenizer.max_tokens:
+        tokenizer.enable_truncation(module.text_tokenizer.max_tokens)
+    first = StaticEmbedding(tokenizer, embedding_weights=table)
+    norm = copy.deepcopy(module.norm).float().cpu()
+    if isinstance(norm, SeparableDyT):
+        return [
+            first,
+            _diagonal(norm.alpha, norm.bias, nn.Tanh()),
+            _diagonal(norm.beta, None, nn.Identity()),
+        ]
+    if isinstance(norm, nn.LayerNorm):
+        layer = LayerNorm(module.dim)
+        layer.norm.load_state_dict(norm.state_dict())
+        return [first, layer]
+    if isinstance(norm, RMSNorm):
+        gain = norm.weight * math.sqrt(module.dim)
+        return [first, Normalize(), _diagonal(gain, None, nn.Identity())]
+    if isinstance(norm, nn.Identity):
+        return [first]
+    raise UserError(f"norm '{module.norm_name}' has no native sentence-transformers modules")
+
+
+def _diagonal(scale: Tensor, bias: Tensor | None, activation: nn.Module) -> Dense:
+    """activation(scale * x + bias) as a Dense module."""
+    dim = len(scale)
+    dense = Dense(dim, dim, bias=bias is not None, activation_function=activation)
+    with torch.no_grad():
+        dense.linear.weight.copy_(torch.diag(scale.detach()))
+        if bias is not None:
+            dense.linear.bias.copy_(bias)
+    return dense
+
+
+def _check_target(target: Path) -> None:
+    """Never replace what is not a model folder."""
+    if target.is_file():
+        raise UserError(f"{target} is a file: give a folder to write the model to")
+    if target.is_dir() and any(target.iterdir()) and not (target / "modules.json").exists():
+        raise UserError(f"{target} holds files that are no model: give an empty or a new folder")

@@ -1,0 +1,281 @@
+"""`main`: train, evaluate, export. The options are `SSEModule`'s and `SSEDataModule`'s signature.
+
+DIR/config.yaml     every option, enough to run it again
+DIR/checkpoints/    last.ckpt (resume from it), best.ckpt
+DIR/tensorboard/    logs; DIR/logs/metrics.csv the same as a table
+DIR/metrics.json    quality of the trained model, the untrained one and BM25; speed; versions
+DIR/model/          the folder that sentence-transformers loads
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from sse import evaluation
+from sse.allocator import keep_freed_memory
+from sse.beir import Collection, load_beir, pairs_collection
+from sse.callbacks import Throughput, callbacks
+from sse.data import SSEDataModule
+from sse.errors import UserError, one_line
+from sse.export import export
+from sse.files import write_json
+from sse.model import SSEModel
+from sse.module import SSEModule
+from sse.nanobeir import load_nanobeir
+from sse.report import format_table, write_report
+from sse.resume import arguments_of, check_resumed, find_checkpoint
+
+# With max_epochs unset a run gets as many epochs as give about this many steps, within bounds.
+STEPS_WANTED = 600
+MOST_EPOCHS = 5
+
+
+@dataclass
+class EvalOptions:
+    """What the trained model is measured on, besides the held-out pairs.
+
+    Args:
+        beir: folders in the BEIR layout.
+        nanobeir: hub name or local folder of NanoBEIR, such as sentence-transformers/NanoBEIR-en.
+        times: evaluations on the held-out pairs during training.
+    """
+
+    beir: list[str] = field(default_factory=list)
+    nanobeir: str | None = None
+    times: int = 4
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI with this project's options and nothing left to configure by class path."""
+
+    datamodule: SSEDataModule
+    model: SSEModule
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """--out, --resume, --ema, --eval.*, and one seed for everything."""
+        parser.add_argument("--out", type=str | None, help="folder of the run (default: runs/N)")
+        parser.add_argument("--resume", type=str | None, help="folder of a run to go on with")
+        parser.add_argument(
+            "--ema", type=float, default=0.0, help="decay of the weights' moving average; 0: none"
+        )
+        parser.add_class_arguments(EvalOptions, "eval")
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, resumed or not; never `sys.argv` behind the caller's back."""
+        self.config: Namespace = parser.parse_args(arguments_of(args))
+        if self.config.resume:
+            check_resumed(parser, self.config)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the data first: epochs and evaluation intervals depend on them."""
+        config = self.config
+        folder = run_folder(config)
+        say(f"run: {folder}")
+        if keep_freed_memory():
+            say("allocator: glibc keeps freed memory (mallopt), which speeds up CPU training")
+        self.folder = folder
+        self.datamodule.build(say)
+        self.model.build(self.datamodule.tokenizer)
+        steps = len(self.datamodule.plan(0, world_size(config)))
+        trainer = config.trainer
+        if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
+            wanted = STEPS_WANTED * trainer.accumulate_grad_batches
+            kwargs["max_epochs"] = min(MOST_EPOCHS, max(1, round(wanted / steps)))
+            say(
+                f"epochs: {kwargs['max_epochs']} of {steps:,} batches (--trainer.max_epochs unset: "
+                f"about {STEPS_WANTED} steps, 1 to {MOST_EPOCHS} epochs)"
+            )
+        epochs = kwargs.get("max_epochs") or trainer.max_epochs or 1
+        heldout = any(map(len, self.datamodule.heldout_rows)) and config.eval.times > 0
+        if heldout:
+            interval = max(1, steps * epochs // config.eval.times)
+            kwargs |= {"val_check_interval": interval, "check_val_every_n_epoch": None}
+        else:
+            kwargs["limit_val_batches"] = 0
+        monitor = f"val/ndcg@10_{self.model.dims[0]}d" if heldout else None
+        if not trainer.callbacks:
+            kwargs["callbacks"] = callbacks(folder / "checkpoints", monitor, config.ema)
+        if trainer.logger is None:
+            kwargs["logger"] = [
+                TensorBoardLogger(folder, "tensorboard", version=""),
+                CSVLogger(folder, "logs", version=""),
+            ]
+        return super().instantiate_trainer(default_root_dir=folder, **kwargs)
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train a model; returns what metrics.json holds.
+
+    Args:
+        args: the command line, e.g. ["--data.paths", "[pairs.jsonl]"]; None for `sys.argv`.
+    """
+    quiet()
+    cli = TrainCLI(
+        SSEModule,
+        SSEDataModule,
+        args=args,
+        run=False,
+        seed_everything_default=0,
+        save_config_callback=None,
+        trainer_defaults={
+            "accelerator": "auto",
+            "devices": 1,
+            "max_epochs": None,
+            "enable_model_summary": False,
+            "log_every_n_steps": 10,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            "reload_dataloaders_every_n_epochs": 1,
+        },
+        parser_kwargs={"prog": "train.py", "description": main.__doc__.splitlines()[0]},
+    )
+    collections = evaluation_sets(cli)
+    checkpoint = find_checkpoint(cli.config.resume) if cli.config.resume else None
+    cli.parser.save(cli.config, cli.folder / "config.yaml", overwrite=True, skip_link_targets=True)
+    start = time.perf_counter()
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+    seconds = time.perf_counter() - start
+    if cli.trainer.interrupted:
+        raise KeyboardInterrupt
+    if cli.trainer.is_global_zero:
+        return finish(cli, collections, seconds)
+    return {}
+
+
+def evaluation_sets(cli: TrainCLI) -> list[Collection]:
+    """Read them before training: a typing error must not cost the training."""
+    options = cli.config.eval
+    collections = [load_beir(folder) for folder in options.beir]
+    if options.nanobeir:
+        collections += load_nanobeir(options.nanobeir)
+    anchors, positives = cli.datamodule.heldout_pairs()
+    if anchors:
+        collections.insert(0, pairs_collection("held-out pairs", anchors, positives))
+    return collections
+
+
+def finish(cli: TrainCLI, collections: list[Collection], seconds: float) -> dict[str, Any]:
+    """Evaluate beside the untrained model and BM25, export, and write metrics.json."""
+    module, data, folder = cli.model, cli.datamodule, cli.folder
+    throughput = next(c for c in cli.trainer.callbacks if isinstance(c, Throughput))
+    say(f"trained in {seconds:.1f} s, {throughput.rate:,.0f} pairs/s")
+    model = SSEModel(modules=[module.model.float().cpu()], device="cpu")
+    results = {}
+    if collections:
+        untrained = SSEModel(modules=[module.untrained(data.tokenizer)], device="cpu")
+        for name, candidate in (("trained", model), ("untrained", untrained)):
+            queries, documents = evaluation.encoders(candidate)
+            results[name] = evaluation.evaluate(
+                queries, collections, module.dims, encode_documents=documents, progress=True
+            )
+        results["BM25"] = evaluation.evaluate_bm25(collections, progress=True)
+        print(format_table(results))  # noqa: T201, the run's result
+        write_report(results, folder / "report")
+    values = {name: result.values() for name, result in results.items()}
+    facts = {
+        "metrics": values,
+        "seconds": round(seconds, 2),
+        "steps": cli.trainer.global_step,
+        "pairs": throughput.pairs,
+        "pairs_per_second": round(throughput.rate, 1),
+        "epochs": cli.trainer.max_epochs,
+        "data": {s.name: len(rows) for s, rows in zip(data.sets, data.train_rows, strict=True)},
+        "versions": versions(),
+    }
+    export(model, folder / "model", card(cli, values))
+    write_json(folder / "metrics.json", facts)
+    say(f"model: {folder / 'model'}\nmetrics: {folder / 'metrics.json'}, {folder / 'report'}")
+    return facts
+
+
+def card(cli: TrainCLI, values: dict[str, Any]) -> dict[str, Any]:
+    """What the model card says of this run."""
+    data = cli.datamodule
+    options = {f"model.{k}": v for k, v in cli.model.hparams.items() if v is not None}
+    options |= {
+        "data.batch_size": data.hparams.batch_size,
+        "epochs": cli.trainer.max_epochs,
+        "precision": cli.trainer.precision,
+        "accumulation": cli.trainer.accumulate_grad_batches,
+        "EMA": cli.config.ema,
+    }
+    return {
+        "metrics": values.get("trained", {}),
+        "baselines": {name: values[name] for name in ("untrained", "BM25") if name in values},
+        "data": [
+            f"{s.name}: {len(rows):,} pairs"
+            for s, rows in zip(data.sets, data.train_rows, strict=True)
+        ],
+        "hyperparameters": options,
+    }
+
+
+def run_folder(config: Namespace) -> Path:
+    """The run's folder: --resume's, --out if it holds no run yet, else the next free runs/N."""
+    if config.resume:
+        return Path(config.resume)
+    if config.out is None:
+        number = 1
+        while Path("runs", str(number)).exists():
+            number += 1
+        return Path("runs", str(number))
+    folder = Path(config.out).expanduser()
+    if folder.is_file():
+        raise UserError(f"--out {folder} is a file: give a folder")
+    if any((folder / name).exists() for name in ("config.yaml", "metrics.json", "checkpoints")):
+        raise UserError(
+            f"--out {folder} already holds a run: give another folder, go on with "
+            f"--resume {folder}, or remove it"
+        )
+    return folder
+
+
+def world_size(config: Namespace) -> int:
+    """Processes of this run: torchrun's, or devices x nodes."""
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    devices = config.trainer.devices
+    return (int(devices) if str(devices).isdigit() else 1) * config.trainer.num_nodes
+
+
+def versions() -> dict[str, str]:
+    """Versions and machine, for the record."""
+    names = ("stable-static-embedding", "torch", "lightning", "sentence-transformers", "tokenizers")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return found | {
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def say(line: str) -> None:
+    """Print a line of the run's account, at once."""
+    print(line, flush=True)  # noqa: T201, the account is the program's output
+
+
+def quiet() -> None:
+    """Hide what does not apply here: loader workers would slow down a gather of 0.3 ms."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for text in (".*does not have many workers.*", ".*LeafSpec.*", ".*lr_scheduler.step.*"):
+        warnings.filterwarnings("ignore", text)
+
+
+run = one_line(main)

@@ -1,0 +1,51 @@
+"""What several test files share: a tiny tokenizer and model, no network, no noise."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+from sse.model import SSE
+from sse.tokenizer import TextTokenizer, train_tokenizer
+
+WORDS = ["red", "green", "blue", "circle", "square", "large", "small", "spins", "rolls", "over"]
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what this machine cannot run, and say why."""
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs a CUDA device")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
+
+
+def sentences(count: int, words: int = 6, seed: int = 0) -> list[str]:
+    """`count` different pseudo-sentences."""
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(WORDS), (count, words), generator=generator)
+    return [" ".join(WORDS[i] for i in row) + f" {n}" for n, row in enumerate(picks.tolist())]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> TextTokenizer:
+    """WordPiece trained on a few hundred pseudo-sentences."""
+    return train_tokenizer(sentences(300), 400, progress=False)
+
+
+@pytest.fixture
+def make_model(tokenizer):
+    """Make an SSE module whose norm has left its start."""
+
+    def make(norm: str = "dyt", dim: int = 32, **kwargs) -> SSE:
+        model = SSE(tokenizer, dim, norm, seed=0, **kwargs)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.norm.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        return model
+
+    return make

@@ -1,0 +1,154 @@
+"""The loss equals sentence-transformers', value and gradient; masks take out false negatives."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import (
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+    MultipleNegativesSymmetricRankingLoss,
+)
+from sentence_transformers.sentence_transformer.modules import Module
+
+from sse.errors import UserError
+from sse.loss import check_dims, equal_texts, matryoshka_loss
+
+
+class Vectors(Module):
+    """A module that hands out given vectors, so that a sentence-transformers loss can see them."""
+
+    def __init__(self, vectors):
+        super().__init__()
+        self.vectors = torch.nn.ParameterList(vectors)
+
+    def forward(self, features):
+        return {"sentence_embedding": self.vectors[features["column"]] + 0.0}
+
+    def save(self, *args, **kwargs):
+        raise NotImplementedError
+
+
+def reference(columns, dims, weights, symmetric=False):
+    """sentence-transformers' loss and its gradients by each column's vectors."""
+    module = Vectors([column.detach().clone() for column in columns])
+    model = SentenceTransformer(modules=[module], device="cpu")
+    kind = MultipleNegativesSymmetricRankingLoss if symmetric else MultipleNegativesRankingLoss
+    loss = MatryoshkaLoss(model, kind(model), dims, weights)
+    features = [{"column": i, "input_ids": torch.zeros(1)} for i in range(len(columns))]
+    value = loss(features, None)
+    value.backward()
+    return value.detach(), [p.grad for p in module.vectors]
+
+
+def vectors(b, columns, dim, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn(b, dim, generator=generator, dtype=dtype).requires_grad_()
+        for _ in range(columns)
+    ]
+
+
+def ours(columns, dims, weights=None, **kwargs):
+    value = matryoshka_loss(columns[0], torch.cat(columns[1:]), dims, weights, **kwargs)
+    return value.detach(), torch.autograd.grad(value, columns)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(
+    ("b", "columns", "dims", "weights"),
+    [
+        (64, 2, [512, 256, 128, 64, 32], [1, 1, 1, 1, 1]),
+        (17, 3, [32, 512], [0.3, 2.0]),
+        (5, 5, [7, 3, 1], [1, 0.5, 0]),
+        (1, 2, [4], [1]),
+    ],
+)
+def test_loss_and_gradients_equal_sentence_transformers(b, columns, dims, weights, symmetric):
+    given_vectors = vectors(b, columns, max(dims))
+    value, gradients = ours(given_vectors, dims, weights, symmetric=symmetric)
+    expected, expected_gradients = reference(given_vectors, list(dims), list(weights), symmetric)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 5), st.integers(1, 3), st.sets(st.integers(1, 9), min_size=1), st.booleans())
+def test_gradients_pass_gradcheck_in_float64(b, documents, dims, symmetric):
+    columns = vectors(b, 1 + documents, 9, dtype=torch.float64)
+    excluded = torch.zeros(b, b * documents, dtype=torch.bool)
+    excluded[0, 1] = True
+
+    def function(*columns):
+        return matryoshka_loss(
+            columns[0],
+            torch.cat(columns[1:]),
+            sorted(dims),
+            scale=3.0,
+            symmetric=symmetric,
+            excluded=excluded,
+        )
+
+    assert torch.autograd.gradcheck(function, columns)
+
+
+def test_zero_vectors_give_finite_gradients():
+    columns = vectors(6, 2, 16)
+    with torch.no_grad():
+        columns[0][2].zero_()
+        columns[1][3].zero_()
+        columns[1][4, :8].zero_()
+    value, gradients = ours(columns, [16, 8])
+    assert value.isfinite()
+    assert all(g.isfinite().all() for g in gradients)
+
+
+def test_extreme_logits_stay_finite_and_right():
+    q = F.normalize(torch.eye(4)).requires_grad_()
+    value = matryoshka_loss(q, q.detach().clone(), [4], scale=1e4)
+    assert value.item() == 0.0
+    worst = matryoshka_loss(q, q.detach().roll(1, 0), [4], scale=1e4)
+    assert worst.item() == pytest.approx(1e4)
+
+
+def test_columns_beyond_the_largest_dim_get_no_gradient():
+    columns = vectors(8, 2, 20)
+    _, gradients = ours(columns, [12])
+    assert all((g[:, 12:] == 0).all() and (g[:, :12] != 0).any() for g in gradients)
+
+
+def test_excluded_pairs_weigh_nothing():
+    """A batch that repeats a text, masked, has the loss of its logits without those columns."""
+    q, d = vectors(5, 2, 8)
+    query_ids, document_ids = torch.tensor([1, 2, 3, 1, 5]), torch.tensor([11, 12, 13, 14, 12])
+    excluded = equal_texts(query_ids, document_ids)
+    value = matryoshka_loss(q, d, [8], excluded=excluded)
+    logits = 20 * F.normalize(q) @ F.normalize(d).T
+    expected = 0.0
+    for i, skipped in enumerate([{3}, {4}, set(), {0}, {1}]):
+        kept = [j for j in range(5) if j not in skipped]
+        expected += F.cross_entropy(logits[i, kept], torch.tensor(kept.index(i))) / 5
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_equal_texts_spare_the_own_pair_and_find_every_repeat():
+    query_ids, document_ids = torch.tensor([1, 2, 3]), torch.tensor([1, 9, 8, 9, 3, 7])
+    expected = torch.tensor(
+        [
+            [0, 0, 0, 0, 0, 0],  # anchor 0 equals its own positive: still a pair
+            [0, 0, 0, 1, 0, 0],  # negative 3 says what positive 1 says
+            [0, 0, 0, 0, 1, 0],  # negative 4 says what query 2 says
+        ],
+        dtype=torch.bool,
+    )
+    assert torch.equal(equal_texts(query_ids, document_ids), expected)
+
+
+@pytest.mark.parametrize("dims", [[600], [0], [64, 64], []])
+def test_a_dim_that_is_no_prefix_is_one_clear_line(dims):
+    with pytest.raises(UserError, match="--model.matryoshka_dims") as error:
+        check_dims(dims, 512)
+    assert "\n" not in str(error.value)
