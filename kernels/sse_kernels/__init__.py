@@ -1,5 +1,7 @@
 """Fused EmbeddingBag mean + Separable DyT: `bag_dyt` and `bag_mean`, on the CPU and with Triton."""
 
 from sse_kernels.ops import bag_dyt, bag_mean
+from sse_kernels.plan import BagPlan, plan_bags
+from sse_kernels.table_grad import TableGrad
 
-__all__ = ["bag_dyt", "bag_mean"]
+__all__ = ["BagPlan", "TableGrad", "bag_dyt", "bag_mean", "plan_bags"]

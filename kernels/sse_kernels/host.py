@@ -1,0 +1,152 @@
+"""The path without Triton: ATen's kernels in the order that is fastest on a CPU, for any device.
+
+- forward: `embedding_bag` (already at the memory's limit), then the gate in place on (B, D);
+- the table's gradient: an `embedding_bag` sum over the transposed batch (`plan.py`), which writes each row
+  once, in a fixed order, rows without tokens as 0. ATen's own dense backward zero-fills V x D and adds
+  token by token.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sse_kernels.checks import check_offsets, check_range
+from sse_kernels.plan import BagPlan, build_plan
+
+MEAN, SUM = 1, 0  # embedding_bag's modes
+STRIP = 1024  # rows of the gradient computed at a time: 2 MB at D = 512 stay in a core's cache
+
+
+def pool(weight: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
+    """The bags' means, (B, D) in weight's dtype; IndexError or ValueError for bad ids or offsets."""
+    if offsets.device.type == "cpu" and offsets[-1] != ids.numel():
+        check_offsets(offsets, ids.numel())
+    try:
+        return torch.embedding_bag(
+            weight.detach(), ids, offsets, False, MEAN, include_last_offset=True
+        )[0]
+    except RuntimeError:  # ATen's message names no table and no way out
+        check_offsets(offsets, ids.numel())
+        check_range(ids, weight.shape[0])
+        raise
+
+
+def forward(
+    weight: Tensor,
+    ids: Tensor,
+    offsets: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    bias: Tensor,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y = beta * t with t = tanh(alpha * x + bias), and x, t for the backward pass; all (B, D).
+
+    Unless `keep`, t is empty.
+    """
+    x = pool(weight, ids, offsets)
+    out = torch.promote_types(x.dtype, alpha.dtype)
+    acc = accumulator(out)
+    t = torch.addcmul(bias.to(acc), x.to(acc), alpha.to(acc)).tanh_()
+    if keep:
+        return (t * beta.to(acc)).to(out), x, t
+    return t.mul_(beta.to(acc)).to(out), x, t.new_empty(0)
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    t: Tensor,
+    offsets: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    bias: Tensor,
+    table: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Shares (B, D) as `share` gives them, and dalpha, dbeta, dbias (D,) in alpha's dtype.
+
+    dz = dy * beta / cosh^2(alpha x + bias). Dividing twice by cosh has no cancellation: past |z| = 88 it
+    overflows to infinity in float32, and the quotient is 0, as sech^2 is there.
+    """
+    acc = accumulator(torch.promote_types(x.dtype, alpha.dtype))
+    dy, x, scale = dy.to(acc), x.to(acc), alpha.to(acc)
+    cosh = torch.addcmul(bias.to(acc), x, scale).cosh_()
+    dbeta = (dy * t).sum(0)
+    dz = (dy * beta.to(acc)).div_(cosh).div_(cosh)
+    dbias, dalpha = dz.sum(0), (dz * x).sum(0)
+    to = alpha.dtype
+    return share(dz.mul_(scale), offsets, table), dalpha.to(to), dbeta.to(to), dbias.to(to)
+
+
+def share(dx: Tensor, offsets: Tensor, table: torch.dtype) -> Tensor:
+    """What one token of each bag receives, dx / max(length, 1), in the dtype the table sums."""
+    acc = accumulator(table)
+    out = dx.to(acc) / offsets.diff().clamp_(min=1).to(acc).unsqueeze(1)
+    # bfloat16 has float32's range, so rounding here costs no more than rounding the sum does, and
+    # the reads halve. float16 would lose small gradients to underflow.
+    return out.to(table) if table == torch.bfloat16 else out
+
+
+def table_gradient(
+    shares: Tensor,
+    ids: Tensor,
+    offsets: Tensor,
+    plan: BagPlan | None,
+    vocab: int,
+    table: torch.dtype,
+    atomic: bool = False,
+) -> Tensor:
+    """dweight (V, D), a new tensor: row v is the sum of shares over the bags of token v.
+
+    `atomic` is the Triton path's; here the order is fixed at no cost.
+    """
+    if ids.numel() == 0:
+        return shares.new_zeros(vocab, shares.shape[1], dtype=table)
+    if shares.dtype == torch.float64 and shares.device.type == "cpu":
+        # ATen has no fast float64 embedding_bag: here its own backward is the faster of the two.
+        lengths = offsets.diff()
+        bags = torch.arange(lengths.numel(), dtype=ids.dtype)
+        of = torch.repeat_interleave(bags, lengths, output_size=ids.numel())
+        none = ids.new_empty(0)
+        return torch.ops.aten._embedding_bag_dense_backward(
+            shares, ids, of, lengths.to(ids.dtype), none, vocab, False, SUM, None
+        )
+    plan = plan or build_plan(ids, offsets, vocab)
+    return _sum_rows(shares, plan.rows, plan.starts).to(table)
+
+
+def add_table(grad: Tensor, shares: Tensor, plan: BagPlan) -> None:
+    """Add the table's gradient to `grad` (V, D), a strip of rows that have tokens at a time."""
+    lengths = plan.starts.diff()
+    hit = lengths.nonzero().squeeze(1)  # (U,) int64
+    edges = torch.cat([plan.starts[:-1][hit], plan.starts[-1:]])
+    for low in range(0, hit.numel(), STRIP):
+        at = hit[low : low + STRIP]
+        part = edges[low : low + at.numel() + 1]
+        begin, end = int(part[0]), int(part[-1])
+        grad.index_add_(
+            0, at, _sum_rows(shares, plan.rows[begin:end], part - begin).to(grad.dtype)
+        )
+
+
+def overwrite_table(grad: Tensor, shares: Tensor, plan: BagPlan) -> None:
+    """Write every row of `grad` (V, D), rows without tokens as 0, a strip of rows at a time."""
+    for low in range(0, grad.shape[0], STRIP):
+        part = plan.starts[low : low + STRIP + 1]
+        begin, end = int(part[0]), int(part[-1])
+        out = grad[low : low + STRIP]
+        if begin == end:
+            out.zero_()
+        else:
+            out.copy_(_sum_rows(shares, plan.rows[begin:end], part - begin))
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The dtype sums are held in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _sum_rows(values: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
+    """Sum values[rows[starts_i : starts_{i+1}]] for each i, in order."""
+    return torch.embedding_bag(values, rows, starts, False, SUM, include_last_offset=True)[0]

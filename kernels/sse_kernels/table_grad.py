@@ -1,0 +1,112 @@
+"""A gradient buffer for the table that outlives the training step."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sse_kernels import host
+from sse_kernels.plan import BagPlan
+
+
+class TableGrad:
+    """Lets the backward pass write d loss / d weight straight into `weight.grad`, step after step.
+
+    Plain autograd allocates V x D for every call and, when gradients accumulate, reads and writes V x D
+    more to add it. With a `TableGrad` the backward pass touches only the rows that have tokens:
+
+        self.table_grad = TableGrad()                        # once, beside the weight
+        y = bag_dyt(weight, ids, offsets, alpha, beta, bias, table_grad=self.table_grad)
+        loss.backward(); optimizer.step(); optimizer.zero_grad()    # as ever; None or zeros both do
+
+    - `weight.grad is None` (after `zero_grad()`): the buffer of the last step is cleared where it was
+      hit, filled with this step's rows and becomes `weight.grad` again.
+    - `weight.grad` is a tensor (accumulation, a second call in the same graph, `set_to_none=False`): this
+      call's rows are added to it, whichever tensor it is.
+
+    What it asks: `weight` is a leaf; the gradient is read from `weight.grad` (for `torch.autograd.grad` the
+    op has no gradient of the table to give, and weight's hooks do not run: an error where there are any);
+    clone `weight.grad` to keep it past the next backward pass. Scaling or clipping it in place is fine.
+    Under DistributedDataParallel the op ignores it, since the all-reduce hangs on autograd's own
+    accumulation. Not for torch.compile, which refuses it by name.
+    """
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+        self._hit: Tensor | None = None  # (V,) bool, rows of the buffer that may not be 0
+
+    def usable(self, weight: Tensor) -> bool:
+        """Whether the op may write for this weight; ValueError where it would lose a gradient."""
+        if not weight.is_leaf:
+            raise ValueError("table_grad= needs a leaf weight; it is the result of an operation")
+        if weight._backward_hooks or weight._post_accumulate_grad_hooks:
+            raise ValueError("table_grad= would skip the hooks on weight; remove one of the two")
+        ddp = torch.nn.parallel.DistributedDataParallel
+        return getattr(ddp, "_active_ddp_module", None) is None
+
+    def write(self, weight: Tensor, shares: Tensor, plan: BagPlan, path: ModuleType) -> None:
+        """Bring the gradient of one call into `weight.grad`.
+
+        Args:
+            weight: the leaf.
+            shares: (B, D), what each token of a bag receives, from path's `backward` or `share`.
+            plan: the batch, transposed.
+            path: `sse_kernels.host` or `sse_kernels.gpu`, whose kernels write.
+        """
+        grad = weight.grad
+        if grad is None:
+            self._replace(weight, shares, plan, path)
+            return
+        if grad.layout != torch.strided:
+            raise ValueError(f"table_grad= cannot add to a gradient of layout {grad.layout}")
+        path.add_table(grad, shares, plan)
+        if self._hit is not None and self._owns(grad):
+            self._hit |= plan.starts.diff() > 0
+
+    def _replace(self, weight: Tensor, shares: Tensor, plan: BagPlan, path: ModuleType) -> None:
+        hit = plan.starts.diff() > 0  # (V,)
+        if not self._fits(weight):
+            # calloc'ed pages are zero until they are touched, so this is no pass over V x D
+            self._buffer, self._hit = torch.zeros_like(weight.detach()), torch.zeros_like(hit)
+        assert self._buffer is not None and self._hit is not None
+        if path is host and weight.device.type == "cpu" and 2 * int(hit.sum()) < hit.numel():
+            self._clear()
+            path.add_table(self._buffer, shares, plan)
+        else:
+            path.overwrite_table(self._buffer, shares, plan)
+        self._hit = hit
+        weight.grad = self._buffer
+
+    def _clear(self) -> None:
+        """Set the rows that were hit to 0."""
+        assert self._buffer is not None and self._hit is not None
+        idle = int((~self._hit).to(torch.uint8).argmax())
+        # Whoever changed the whole gradient in place (noise, a clip by a norm that is not finite)
+        # changed this row too, which no step has hit: then nothing in the buffer can be kept.
+        if not self._hit[idle] and bool(self._buffer[idle].any()):
+            self._buffer.zero_()
+        else:
+            self._buffer.index_fill_(0, self._hit.nonzero().squeeze(1), 0)
+
+    def _fits(self, weight: Tensor) -> bool:
+        b = self._buffer
+        return b is not None and (b.shape, b.dtype, b.device, b.stride()) == (
+            weight.shape,
+            weight.dtype,
+            weight.device,
+            weight.stride(),
+        )
+
+    def _owns(self, grad: Tensor) -> bool:
+        return self._buffer is not None and grad.data_ptr() == self._buffer.data_ptr()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TableGrad:
+        """A copy of a model starts with a buffer of its own."""
+        return TableGrad()
+
+    def __reduce__(self) -> tuple[type[TableGrad], tuple[()]]:
+        """Pickled without its buffer."""
+        return TableGrad, ()
