@@ -23,14 +23,13 @@ from tqdm import tqdm
 from sse.beir import Collection
 from sse.bm25 import BM25
 from sse.errors import UserError
-from sse.metrics import DEPTH, METRICS, bootstrap_means, interval, judge, score_run
+from sse.metrics import METRICS, bootstrap_means, interval, judge, score_run
+from sse.ranking import rank, vector_scorer
 
 Encode = Callable[[list[str]], np.ndarray]  # texts -> (n, D)
-Similarity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (b, D), (N, D) -> (b, N)
 
 STANDARD_DIMS = (512, 256, 128, 64, 32)
 NO_DIM = 0  # the dimension under which a system without one (BM25) stands
-BLOCK = 16_000_000  # scores held at a time (64 MB)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,13 @@ def evaluate(
         UserError: a dimension that is no prefix, no queries, vectors that are not finite.
     """
     parts = []
-    bar = tqdm(collections, desc="Evaluating", unit="collection", disable=not progress, leave=False)
+    bar = tqdm(
+        collections,
+        desc="Evaluating",
+        unit="collection",
+        disable=None if progress else True,
+        leave=False,
+    )
     for collection in map(Collection.judged, _distinct(collections)):
         bar.set_postfix_str(collection.name)
         order = _by_id(collection)
@@ -124,8 +129,8 @@ def evaluate(
             )
         rankings = {}
         for dim in check_dims(dims, query_vectors.shape[1]):
-            scorer = _scorer(query_vectors[:, :dim], document_vectors[:, :dim], similarity)
-            rankings[dim] = _rank(scorer, len(collection.queries), len(documents))
+            scorer = vector_scorer(query_vectors[:, :dim], document_vectors[:, :dim], similarity)
+            rankings[dim] = rank(scorer, len(collection.queries), len(documents))
         parts.append((collection, rankings))
         bar.update()
     bar.close()
@@ -145,7 +150,9 @@ def evaluate_bm25(
     place would be that of its id.
     """
     parts = []
-    bar = tqdm(collections, desc="BM25", unit="collection", disable=not progress, leave=False)
+    bar = tqdm(
+        collections, desc="BM25", unit="collection", disable=None if progress else True, leave=False
+    )
     for collection in map(Collection.judged, _distinct(collections)):
         bar.set_postfix_str(collection.name)
         index = BM25([collection.corpus[i] for i in _by_id(collection)])
@@ -155,62 +162,68 @@ def evaluate_bm25(
         ) -> torch.Tensor:
             return torch.from_numpy(index.scores(queries[rows]))
 
-        ranking = _rank(scorer, len(collection.queries), len(collection.corpus), floor=0.0)
+        ranking = rank(scorer, len(collection.queries), len(collection.corpus), floor=0.0)
         parts.append((collection, {NO_DIM: ranking}))
         bar.update()
     bar.close()
     return _result(parts, graded, seed)
 
 
-def top_documents(scores: torch.Tensor, depth: int) -> torch.Tensor:
-    """(b, N) scores -> (b, min(depth, N)) columns by descending score, ties by ascending column.
-
-    `topk` leaves it open which of several equal scores it keeps and in what order, so what it
-    keeps is sorted again, and rows with a tie across the cut-off are sorted whole.
-    """
-    depth = min(depth, scores.shape[1])
-    best, columns = scores.topk(min(depth + 1, scores.shape[1]), dim=1)
-    tied = (best[:, depth - 1 : depth] == best[:, depth:]).any(dim=1)
-    columns = columns[:, :depth].sort(dim=1).values
-    order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True).indices
-    columns = columns.gather(1, order)
-    if tied.any():
-        whole = scores[tied].sort(dim=1, descending=True, stable=True).indices
-        columns[tied] = whole[:, :depth]
-    return columns
-
-
 def encoders(model: Any, batch_size: int = 256, progress: bool = False) -> tuple[Encode, Encode]:
-    """The query and the document encoder of a SentenceTransformer, each with its prompt."""
+    """The query and the document encoder of a SentenceTransformer, each with its prompt.
 
-    def of(method: Callable[..., Any]) -> Encode:
-        return lambda texts: method(
-            texts, batch_size=batch_size, show_progress_bar=progress, convert_to_tensor=True
-        ).float().cpu().numpy()  # fmt: skip
-
-    return of(model.encode_query), of(model.encode_document)
-
-
-def untrained_like(model: Any, seed: int = 0) -> Any:
-    """A SentenceTransformer with `model`'s tokenizer and a table as drawn from N(0, 1).
-
-    What training starts from, for a static model; None for any other, of which there is no such
-    baseline. (The untrained norm is left out: with it the order of documents is nearly the same.)
+    Longest texts first over all texts, as sentence-transformers batches them, but a batch a call,
+    so that the bar moves also where a batch takes seconds.
     """
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    tokenizer: Any = getattr(model[0], "tokenizer", None)
-    if not any(isinstance(m, torch.nn.EmbeddingBag) for m in model[0].modules()):
-        return None
-    dim = model.get_embedding_dimension()
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.randn(tokenizer.get_vocab_size(), dim, generator=generator)
-    return SentenceTransformer(
-        modules=[StaticEmbedding(tokenizer, embedding_weights=weights)],
-        prompts=dict(model.prompts),
-        device=str(model.device),
-    )
+    def of(method: Callable[..., Any], what: str) -> Encode:
+        def encode(texts: list[str]) -> np.ndarray:
+            order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+            vectors = np.empty((len(texts), 0), dtype=np.float32)
+            bar = tqdm(total=len(texts), desc=what, disable=None if progress else True, leave=False)
+            for start in range(0, len(texts), batch_size):
+                rows = order[start : start + batch_size]
+                batch = method(
+                    [texts[i] for i in rows],
+                    batch_size=batch_size,
+                    show_progress_bar=False,
+                    convert_to_tensor=True,
+                ).float()
+                if start == 0:
+                    vectors = np.empty((len(texts), batch.shape[1]), dtype=np.float32)
+                vectors[rows] = batch.cpu().numpy()
+                bar.update(len(rows))
+            bar.close()
+            return vectors
+
+        return encode
+
+    return of(model.encode_query, "queries"), of(model.encode_document, "documents")
+
+
+def difference(
+    a: Result, b: Result, metric: str, *, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """`a` minus `b`, each at its full dimension, with a paired 95% bootstrap interval.
+
+    Query by query, so far narrower than the two systems' own intervals suggest.
+
+    Returns:
+        (difference, low, high) per collection, and under `mean` that of the mean over them.
+    """
+    gains, samples, values = {}, [], []
+    for name in a.scores:
+        if a.query_ids[name] != b.query_ids[name]:
+            raise UserError(f"{name}: the systems were evaluated on different queries")
+        of_a = a.scores[name][max(a.dims)].per_query[metric]
+        of_b = b.scores[name][max(b.dims)].per_query[metric]
+        means = bootstrap_means((of_a - of_b)[:, None], seed=_seed(seed, name))
+        low, high = interval(means)
+        gains[name] = (float((of_a - of_b).mean()), float(low[0]), float(high[0]))
+        samples.append(means)
+        values.append(gains[name][0])
+    low, high = interval(np.mean(samples, axis=0))
+    return gains | {"mean": (float(np.mean(values)), float(low[0]), float(high[0]))}
 
 
 def _distinct(collections: Sequence[Collection]) -> Sequence[Collection]:
@@ -221,62 +234,6 @@ def _distinct(collections: Sequence[Collection]) -> Sequence[Collection]:
         if names.count(name) > 1:
             raise UserError(f"two collections are named {name!r}: rename one, results go by name")
     return collections
-
-
-def _by_id(collection: Collection) -> list[int]:
-    """Positions of the documents in ascending order of id, so that a column breaks ties."""
-    return sorted(range(len(collection.corpus_ids)), key=collection.corpus_ids.__getitem__)
-
-
-def _vectors(
-    encode: Encode, texts: list[str], name: str, device: str | torch.device
-) -> torch.Tensor:
-    if not texts:
-        raise UserError(f"{name}: no documents, or no query with a relevant document")
-    vectors = torch.from_numpy(np.asarray(encode(texts), dtype=np.float32))
-    if vectors.ndim != 2 or len(vectors) != len(texts):
-        raise UserError(
-            f"{name}: the encoder made shape {tuple(vectors.shape)} of {len(texts)} texts"
-        )
-    finite = vectors.isfinite().all(dim=1)
-    if not finite.all():
-        worst = texts[int((~finite).nonzero()[0])]
-        raise UserError(
-            f"{name}: the vector of {worst[:60]!r} is not finite: is the model trained?"
-        )
-    return vectors.to(device)
-
-
-def _scorer(
-    queries: torch.Tensor, documents: torch.Tensor, similarity: str
-) -> Callable[[slice], torch.Tensor]:
-    if similarity in ("cosine", "dot"):
-        if similarity == "cosine":
-            queries = torch.nn.functional.normalize(queries)
-            documents = torch.nn.functional.normalize(documents)
-        return lambda rows: queries[rows] @ documents.T
-    from sentence_transformers.util import SimilarityFunction
-
-    compare: Similarity = SimilarityFunction.to_similarity_fn(similarity)
-    return lambda rows: compare(queries[rows], documents)
-
-
-def _rank(
-    scorer: Callable[[slice], torch.Tensor],
-    n_queries: int,
-    n_documents: int,
-    floor: float | None = None,
-) -> np.ndarray:
-    """(Q, min(100, N)) best columns; -1 where a score is not above `floor`."""
-    block = max(1, BLOCK // n_documents)
-    rankings = []
-    for start in range(0, n_queries, block):
-        scores = scorer(slice(start, start + block))
-        columns = top_documents(scores, DEPTH)
-        if floor is not None:
-            columns[scores.gather(1, columns) <= floor] = -1
-        rankings.append(columns.cpu().numpy())
-    return np.concatenate(rankings)
 
 
 def _result(
@@ -325,3 +282,27 @@ def _rows(values: np.ndarray, means: np.ndarray, dims: list[int]) -> dict[int, S
             dict(zip(METRICS, bounds, strict=True)),
         )
     return rows
+
+
+def _by_id(collection: Collection) -> list[int]:
+    """Positions of the documents in ascending order of id, so that a column breaks ties."""
+    return sorted(range(len(collection.corpus_ids)), key=collection.corpus_ids.__getitem__)
+
+
+def _vectors(
+    encode: Encode, texts: list[str], name: str, device: str | torch.device
+) -> torch.Tensor:
+    if not texts:
+        raise UserError(f"{name}: no documents, or no query with a relevant document")
+    vectors = torch.from_numpy(np.asarray(encode(texts), dtype=np.float32))
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        raise UserError(
+            f"{name}: the encoder made shape {tuple(vectors.shape)} of {len(texts)} texts"
+        )
+    finite = vectors.isfinite().all(dim=1)
+    if not finite.all():
+        worst = texts[int((~finite).nonzero()[0])]
+        raise UserError(
+            f"{name}: the vector of {worst[:60]!r} is not finite: is the model trained?"
+        )
+    return vectors.to(device)

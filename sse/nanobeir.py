@@ -7,18 +7,18 @@ such a document still counts among the relevant ones); every judgement is releva
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from sse.beir import Collection, Qrels, document_text
 from sse.errors import UserError
+from sse.hub import DEADLINE, ask_hub, offline
 
 NAMES = (
     "ClimateFEVER", "DBPedia", "FEVER", "FiQA2018", "HotpotQA", "MSMARCO", "NFCorpus", "NQ",
     "QuoraRetrieval", "SCIDOCS", "ArguAna", "SciFact", "Touche2020",
 )  # fmt: skip
-HUB_TIMEOUT = 4  # seconds
+WAY_OUT = "give a local folder in NanoBEIR's layout, or set HF_HUB_OFFLINE=1 for a cached copy"
 
 Columns = dict[str, list[Any]]
 
@@ -43,7 +43,8 @@ def load_nanobeir(
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(f"{source}: neither a folder nor a hub data set (OWNER/NAME)")
     splits = _splits(names, [f"Nano{name}" for name in NAMES], source)
-    _reach(source)
+    if not offline():  # where the user forbids the network, datasets takes its cached copy
+        ask_hub(source, lambda api: api.dataset_info(source, timeout=DEADLINE), WAY_OUT)
     return [_collection(source, split, _hub) for split in splits]
 
 
@@ -58,25 +59,6 @@ def _splits(names: list[str] | None, there: list[str], source: str) -> list[str]
             raise UserError(f"{name!r} is not in {source}: choose from {', '.join(there)}")
         chosen.append(split)
     return chosen
-
-
-def _reach(source: str) -> None:
-    """Fail within seconds where the hub does not answer: `datasets` alone retries for 20 s."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    if constants.HF_HUB_OFFLINE:
-        return  # the user asks for the cached copy
-    try:
-        HfApi().dataset_info(source, timeout=HUB_TIMEOUT)
-    except RepositoryNotFoundError:
-        raise UserError(f"the hub has no data set {source!r}: check the name") from None
-    except Exception as error:  # every HTTP client has its own family of connection errors
-        host = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
-        raise UserError(
-            f"{source}: {host} cannot be reached ({type(error).__name__}): give a local folder in "
-            "NanoBEIR's layout, or set HF_HUB_OFFLINE=1 to use a cached copy"
-        ) from None
 
 
 def _hub(source: str, subset: str, split: str) -> Columns:
@@ -94,8 +76,7 @@ def _local(source: str, subset: str, split: str) -> Columns:
     import pyarrow.parquet as pq
 
     folder = Path(source) / subset
-    files = [p for p in sorted(folder.glob("*.parquet")) if p.name[len(split)] in "-."
-             and p.name.startswith(split)]  # fmt: skip
+    files = [p for p in sorted(folder.glob(f"{split}*.parquet")) if p.name[len(split)] in "-."]
     if not files:
         raise UserError(f"{folder / split}.parquet: no such file")
     try:
