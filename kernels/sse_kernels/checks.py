@@ -10,7 +10,7 @@ INTEGERS = (torch.int64, torch.int32)
 
 
 def check_bags(ids: Tensor, offsets: Tensor) -> None:
-    """Raise TypeError or ValueError unless ids (N,) and offsets (B + 1,) are integers in one place."""
+    """Raise TypeError or ValueError unless ids (N,), offsets (B + 1,) are integers together."""
     if ids.dtype not in INTEGERS or offsets.dtype not in INTEGERS:
         raise TypeError(f"ids and offsets must be int32 or int64, got {ids.dtype}, {offsets.dtype}")
     if ids.dim() != 1 or offsets.dim() != 1 or offsets.numel() == 0:
@@ -34,6 +34,15 @@ def check_table(weight: Tensor, ids: Tensor) -> None:
 
 def check_gate(weight: Tensor, alpha: Tensor, beta: Tensor, bias: Tensor) -> None:
     """Raise TypeError or ValueError unless alpha, beta and bias are (D,), of one floating dtype."""
+    if (  # the whole test of a call that is right, so that it costs little
+        alpha.shape == beta.shape == bias.shape
+        and alpha.dtype == beta.dtype == bias.dtype
+        and alpha.device == beta.device == bias.device == weight.device
+        and alpha.dim() == 1
+        and alpha.shape[0] == weight.shape[1]
+        and alpha.dtype in FLOATS
+    ):
+        return
     shape = weight.shape[1:]
     for name, p in (("alpha", alpha), ("beta", beta), ("bias", bias)):
         if p.shape != shape:

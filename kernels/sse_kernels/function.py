@@ -1,7 +1,7 @@
 """Eager autograd: two Functions that call a path's kernels with no dispatcher in between.
 
-A registered op costs about four times as much on a call as these do; `library.py` has the registered
-ones, which torch.compile and torch.export need.
+A registered op costs several times as much on a call as these do; `library.py` has the
+registered ones, which torch.compile and torch.export need.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ class BagMean(torch.autograd.Function):
     """`bag_mean`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, ids: Tensor, offsets: Tensor, options: Options
-    ) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, offsets: Tensor, options: Options) -> Tensor:
         """Pool."""
         ctx.save_for_backward(ids, offsets)
         ctx.options, ctx.weight = options, _remember(weight, options)
@@ -86,7 +84,7 @@ class BagMean(torch.autograd.Function):
 
 
 def _remember(weight: Tensor, options: Options) -> tuple[int, torch.dtype, Tensor | None]:
-    """Of the table a backward pass needs its rows and dtype, and the leaf itself only to write to."""
+    """A backward pass needs the table's rows and dtype, and the leaf itself only to write to."""
     return weight.shape[0], weight.dtype, weight if options.table_grad is not None else None
 
 

@@ -1,9 +1,9 @@
 """The path without Triton: ATen's kernels in the order that is fastest on a CPU, for any device.
 
 - forward: `embedding_bag` (already at the memory's limit), then the gate in place on (B, D);
-- the table's gradient: an `embedding_bag` sum over the transposed batch (`plan.py`), which writes each row
-  once, in a fixed order, rows without tokens as 0. ATen's own dense backward zero-fills V x D and adds
-  token by token.
+- the table's gradient: an `embedding_bag` sum over the transposed batch (`plan.py`), which writes
+  each row once, in a fixed order, rows without tokens as 0. ATen's own dense backward zero-fills
+  V x D and adds token by token.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ STRIP = 1024  # rows of the gradient computed at a time: 2 MB at D = 512 stay in
 
 
 def pool(weight: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
-    """The bags' means, (B, D) in weight's dtype; IndexError or ValueError for bad ids or offsets."""
-    if offsets.device.type == "cpu" and offsets[-1] != ids.numel():
+    """Means of the bags, (B, D) in weight's dtype; IndexError, ValueError for bad ids, offsets."""
+    if offsets.is_cpu and int(offsets[-1]) != ids.numel():
         check_offsets(offsets, ids.numel())
     try:
         return torch.embedding_bag(
@@ -41,17 +41,22 @@ def forward(
     bias: Tensor,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y = beta * t with t = tanh(alpha * x + bias), and x, t for the backward pass; all (B, D).
+    """Pool and gate: y = beta * t with t = tanh(alpha * x + bias), and x, t; all (B, D).
 
-    Unless `keep`, t is empty.
+    Unless `keep` (for the backward pass), t may share y's memory.
     """
     x = pool(weight, ids, offsets)
-    out = torch.promote_types(x.dtype, alpha.dtype)
-    acc = accumulator(out)
-    t = torch.addcmul(bias.to(acc), x.to(acc), alpha.to(acc)).tanh_()
-    if keep:
-        return (t * beta.to(acc)).to(out), x, t
-    return t.mul_(beta.to(acc)).to(out), x, t.new_empty(0)
+    out = x.dtype
+    if out != alpha.dtype or out not in (torch.float32, torch.float64):
+        out = torch.promote_types(out, alpha.dtype)
+        acc = accumulator(out)
+        alpha, beta, bias = alpha.to(acc), beta.to(acc), bias.to(acc)
+        t = torch.addcmul(bias, x.to(acc), alpha).tanh_()
+        return (t * beta).to(out), x, t
+    # Two roundings, not addcmul's one: a Dense(diag(alpha), bias) module then gives the same bits, so
+    # that a model exported to native modules equals this op exactly.
+    t = torch.mul(x, alpha).add_(bias).tanh_()
+    return (t * beta if keep else t.mul_(beta)), x, t
 
 
 def backward(
@@ -66,8 +71,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Shares (B, D) as `share` gives them, and dalpha, dbeta, dbias (D,) in alpha's dtype.
 
-    dz = dy * beta / cosh^2(alpha x + bias). Dividing twice by cosh has no cancellation: past |z| = 88 it
-    overflows to infinity in float32, and the quotient is 0, as sech^2 is there.
+    dz = dy * beta / cosh^2(alpha x + bias). Dividing twice by cosh has no cancellation: past
+    |z| = 88 it overflows to infinity in float32, and the quotient is 0, as sech^2 is there.
     """
     acc = accumulator(torch.promote_types(x.dtype, alpha.dtype))
     dy, x, scale = dy.to(acc), x.to(acc), alpha.to(acc)
@@ -97,7 +102,7 @@ def table_gradient(
     table: torch.dtype,
     atomic: bool = False,
 ) -> Tensor:
-    """dweight (V, D), a new tensor: row v is the sum of shares over the bags of token v.
+    """New gradient (V, D): row v is the sum of shares over the bags of token v.
 
     `atomic` is the Triton path's; here the order is fixed at no cost.
     """
@@ -125,9 +130,7 @@ def add_table(grad: Tensor, shares: Tensor, plan: BagPlan) -> None:
         at = hit[low : low + STRIP]
         part = edges[low : low + at.numel() + 1]
         begin, end = int(part[0]), int(part[-1])
-        grad.index_add_(
-            0, at, _sum_rows(shares, plan.rows[begin:end], part - begin).to(grad.dtype)
-        )
+        grad.index_add_(0, at, _sum_rows(shares, plan.rows[begin:end], part - begin).to(grad.dtype))
 
 
 def overwrite_table(grad: Tensor, shares: Tensor, plan: BagPlan) -> None:

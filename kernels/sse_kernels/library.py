@@ -1,4 +1,4 @@
-"""The same ops registered with torch.library, for torch.compile, torch.export and tensor subclasses.
+"""The same ops registered with torch.library, for torch.compile, torch.export and subclasses.
 
 Four ops, `sse_kernels::{bag_dyt, bag_mean}` and their backwards, functional and with fakes. A plan
 travels as its three tensors, all given or none.

@@ -26,9 +26,10 @@ def bag_dyt(
     atomic: bool = False,
     backend: Backend = "auto",
 ) -> Tensor:
-    """y = beta * tanh(alpha * mean + bias): EmbeddingBag mean and Separable DyT in one op.
+    """EmbeddingBag mean and Separable DyT in one op: y = beta * tanh(alpha * mean + bias).
 
-    The backward pass is analytic (sech^2 from the saved mean) and, unless `atomic`, repeatable to the bit.
+    The backward pass is analytic (sech^2 from the saved mean) and, unless `atomic`, repeatable to
+    the bit.
 
     Args:
         weight: (V, D) float32, bfloat16, float16 or float64. Sums are held in float32 (float64).
@@ -38,10 +39,11 @@ def bag_dyt(
         alpha: (D,) slope before the tanh.
         beta: (D,) scale after it.
         bias: (D,) shift inside it; of one dtype with alpha and beta.
-        plan: `plan_bags(ids, offsets, V)`, for example from a data loader's worker, which spares the
+        plan: `plan_bags(ids, offsets, V)`, for example from a data loader's worker, spares the
             backward pass its sort. It must be of these ids and offsets.
-        table_grad: a `TableGrad` kept beside the weight: the backward pass writes into `weight.grad`
-            instead of returning a new V x D gradient. See its docstring for what it asks in return.
+        table_grad: a `TableGrad` kept beside the weight: the backward pass writes into
+            `weight.grad` instead of returning a new V x D gradient. Its docstring says what it
+            asks in return.
         atomic: let Triton add the table's gradient with float atomics: no sort, not repeatable.
         backend: `auto`, `torch` (ATen) or `triton`.
 
@@ -49,8 +51,9 @@ def bag_dyt(
         (B, D) in the wider dtype of weight and alpha.
 
     Raises:
-        IndexError: an id is out of range. On a GPU only if SSE_KERNELS_CHECK=1 is set, since the check
-            waits for the device; without it such a token counts as a row of zeros and learns nothing.
+        IndexError: an id is out of range. On a GPU only if SSE_KERNELS_CHECK=1 is set, since the
+            check waits for the device; without it such a token counts in its bag's length as a row
+            of zeros and learns nothing.
         ValueError, TypeError: shapes, dtypes, devices or options that do not go together.
 
     Source: the model card of stable-static-embedding (Separable DyT); DyT: Zhu et al. 2025,
@@ -79,9 +82,9 @@ def bag_mean(
     atomic: bool = False,
     backend: Backend = "auto",
 ) -> Tensor:
-    """x = mean(weight[ids of the bag]), an empty bag gives 0; what `bag_dyt` is without its gate.
+    """Mean of weight[ids] over each bag, 0 for an empty one: `bag_dyt` without its gate.
 
-    Arguments, result, errors and the table's gradient are `bag_dyt`'s. Returns (B, D) in weight's dtype.
+    Arguments, errors and the table's gradient are as there. Returns (B, D) in weight's dtype.
     """
     check_bags(ids, offsets)
     check_table(weight, ids)
@@ -111,7 +114,9 @@ def _options(
         )
     if torch.compiler.is_compiling() or weight.is_meta or type(weight) not in _PLAIN:
         if table_grad is not None:
-            raise RuntimeError("table_grad= writes to weight.grad, which torch.compile cannot trace")
+            raise RuntimeError(
+                "table_grad= writes to weight.grad, which torch.compile cannot trace"
+            )
         return None
     if table_grad is not None and not table_grad.usable(weight):
         table_grad = None

@@ -1,9 +1,9 @@
 """The order in which a backward pass reads its tokens, prepared once for a batch.
 
-The table's gradient is itself an embedding bag: row v sums dx over the bags in which token v stands. Its
-bags are the vocabulary's rows, its ids are bag numbers, and so a stable sort of the tokens turns the
-batch's CSR matrix (bags x tokens) into its transpose (vocabulary x bags). Nothing here asks the device
-for a value, so a plan may be made by a data loader's worker or inside a captured CUDA graph.
+The table's gradient is itself an embedding bag: row v sums dx over the bags in which token v stands.
+Its bags are the vocabulary's rows and its ids are bag numbers: a stable sort of the tokens turns the
+batch's CSR matrix (bags x tokens) into its transpose (vocabulary x bags). Nothing here waits for a
+GPU, so a plan may be made by a data loader's worker or inside a captured CUDA graph.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class BagPlan:
     """The transposed batch, `N` tokens over `V` vocabulary rows.
 
     Attributes:
-        rows: (N,) int32, the bag of each token, tokens in ascending order, ties in order of position.
+        rows: (N,) int32, the bag of each token, tokens ascending, ties in order of position.
         starts: (V + 1,) int32, row v's bags are rows[starts[v] : starts[v + 1]].
         whole: (N // CHUNK,) bool, whether a chunk of CHUNK sorted tokens holds one token only.
     """
@@ -34,7 +34,9 @@ class BagPlan:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> BagPlan:
         """The same plan on another device."""
-        move = (t.to(device, non_blocking=non_blocking) for t in (self.rows, self.starts, self.whole))
+        move = (
+            t.to(device, non_blocking=non_blocking) for t in (self.rows, self.starts, self.whole)
+        )
         return BagPlan(*move)
 
     def pin_memory(self) -> BagPlan:
@@ -66,8 +68,8 @@ def build_plan(ids: Tensor, offsets: Tensor, vocab: int) -> BagPlan:
     if total >= 2**31 - CHUNK:
         raise ValueError(f"{total} tokens in one batch: a plan counts them in 32 bits; split it")
     on_cpu = ids.device.type == "cpu"
-    # A radix sort passes over every byte of the key: two bytes do for most vocabularies. Out-of-range ids
-    # of a GPU batch are held at -1 and V, just outside of every row, so that they do not wrap into one.
+    # A radix sort passes over every byte of the key: two bytes do for most vocabularies. Ids out of
+    # range, which a GPU batch may hold, stop at -1 and V, outside of every row, and wrap into none.
     key = torch.int16 if vocab < 2**15 else torch.int32
     keys = (ids if on_cpu else ids.clamp(-1, vocab)).to(key)
     tokens, order = torch.sort(keys, stable=True)

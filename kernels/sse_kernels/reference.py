@@ -1,4 +1,4 @@
-"""Three-line references in plain torch: what every faster path must equal, forward and gradients."""
+"""Three-line references in plain torch: what every faster path must equal, gradients included."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor
 
 
 def bag_mean_reference(weight: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
-    """x_b = mean of weight[ids[offsets_b : offsets_{b+1}]]; an empty bag gives 0. Returns (B, D)."""
+    """Mean of weight[ids[offsets[b] : offsets[b + 1]]] for each b, an empty bag 0. (B, D)."""
     return F.embedding_bag(ids, weight, offsets, mode="mean", include_last_offset=True)
 
 
 def bag_dyt_reference(
     weight: Tensor, ids: Tensor, offsets: Tensor, alpha: Tensor, beta: Tensor, bias: Tensor
 ) -> Tensor:
-    """y = beta * tanh(alpha * x + bias), x the bag's mean. Returns (B, D)."""
+    """Gate the mean x: y = beta * tanh(alpha * x + bias). Returns (B, D)."""
     x = bag_mean_reference(weight, ids, offsets)
     return torch.tanh(torch.addcmul(bias, x, alpha)) * beta
 
 
 def sech2(z: Tensor) -> Tensor:
-    """sech^2(z) = 4 s / (1 + s)^2 with s = exp(-2 |z|): no cancellation, unlike 1 - tanh(z)^2."""
+    """Hyperbolic secant squared, 4 s / (1 + s)^2 with s = exp(-2 |z|): no cancellation."""
     s = torch.exp(-2 * z.abs())
     return 4 * s / (1 + s) ** 2

@@ -15,23 +15,26 @@ from sse_kernels.plan import BagPlan
 class TableGrad:
     """Lets the backward pass write d loss / d weight straight into `weight.grad`, step after step.
 
-    Plain autograd allocates V x D for every call and, when gradients accumulate, reads and writes V x D
-    more to add it. With a `TableGrad` the backward pass touches only the rows that have tokens:
+    Plain autograd allocates V x D for every call and, when gradients accumulate, reads and writes
+    V x D more to add it. With a `TableGrad` nothing of that size is allocated after the first step:
 
         self.table_grad = TableGrad()                        # once, beside the weight
         y = bag_dyt(weight, ids, offsets, alpha, beta, bias, table_grad=self.table_grad)
         loss.backward(); optimizer.step(); optimizer.zero_grad()    # as ever; None or zeros both do
 
-    - `weight.grad is None` (after `zero_grad()`): the buffer of the last step is cleared where it was
-      hit, filled with this step's rows and becomes `weight.grad` again.
-    - `weight.grad` is a tensor (accumulation, a second call in the same graph, `set_to_none=False`): this
-      call's rows are added to it, whichever tensor it is.
+    - `weight.grad is None` (after `zero_grad()`): the buffer of the last step is cleared where it
+      was hit, filled with this step's rows, and is `weight.grad` again.
+    - `weight.grad` is a tensor (accumulation, a second call in one graph, `set_to_none=False`):
+      this call's rows are added to it, whichever tensor it is.
 
-    What it asks: `weight` is a leaf; the gradient is read from `weight.grad` (for `torch.autograd.grad` the
-    op has no gradient of the table to give, and weight's hooks do not run: an error where there are any);
-    clone `weight.grad` to keep it past the next backward pass. Scaling or clipping it in place is fine.
-    Under DistributedDataParallel the op ignores it, since the all-reduce hangs on autograd's own
-    accumulation. Not for torch.compile, which refuses it by name.
+    What it asks in return:
+
+    - `weight` is a leaf, and its gradient is read from `weight.grad`: `torch.autograd.grad` gets
+      none from the op, and hooks on weight would not run (where there are any, an error says so).
+    - Clone `weight.grad` to keep it past the next backward pass. Changing the whole of it in place
+      (clipping, unscaling, noise) is fine; writing to single rows that had no token is not.
+    - Under DistributedDataParallel the op ignores it and returns its gradient as ever, since the
+      all-reduce hangs on autograd's own accumulation; torch.compile cannot trace it and says so.
     """
 
     def __init__(self) -> None:
