@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sse.errors import UserError
-    from sse.export import export
-    from sse.load import load
+    from sse.portable import export
+    from sse.loader import load
     from sse.model import SSE, SSEModel
 
 __version__ = "0.1.0"
@@ -18,8 +18,8 @@ _HOMES = {
     "SSE": "sse.model",
     "SSEModel": "sse.model",
     "UserError": "sse.errors",
-    "export": "sse.export",
-    "load": "sse.load",
+    "export": "sse.portable",
+    "load": "sse.loader",
 }
 __all__ = ["SSE", "SSEModel", "UserError", "__version__", "export", "load"]
 

@@ -60,8 +60,8 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
         f"# {name}\n",
         "A static text embedding: one table row per WordPiece token, their mean, then "
         f"{NORM_TEXT.get(module.norm_name, module.norm_name)}. No attention, no length limit"
-        f"{_limit(module)}. {rows:,} tokens x {dim} dimensions, {rows * dim / 1e6:.1f} M parameters;"
-        " vectors may be cut to a Matryoshka dimension (`truncate_dim`). Similarity: cosine.\n",
+        f"{_limit(module)}. {rows:,} tokens x {dim} dimensions, {rows * dim / 1e6:.1f} M "
+        "parameters; vectors may be cut to a Matryoshka dimension (`truncate_dim`). Similarity: cosine.\n",
         f"## Use\n\n```python\n{SNIPPET}```\n",
     ]
     if metrics:
@@ -86,7 +86,7 @@ def _model_index(metrics: Metrics) -> list[dict[str, Any]]:
     """One result a collection, at its largest dimension."""
     results = []
     for collection, by_dim in metrics.items():
-        values = by_dim[max(by_dim, key=int)]
+        values = _full(by_dim)
         results.append(
             {
                 "task": {"type": "information-retrieval", "name": "Information Retrieval"},
@@ -110,10 +110,14 @@ def _table(metrics: Metrics, baselines: dict[str, Metrics]) -> str:
         row += [_number(by_dim.get(str(dim), {}).get("ndcg@10")) for dim in dims]
         for other in baselines.values():
             values = other.get(collection, {})
-            best = values[max(values, key=int)] if values else {}
-            row.append(_number(best.get("ndcg@10")))
+            row.append(_number(_full(values).get("ndcg@10") if values else None))
         lines.append(row)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _full(by_dim: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The values at the largest dimension, or at the only one of a system without dimensions."""
+    return by_dim[max(by_dim, key=lambda dim: int(dim) if dim.isdigit() else 0)]
 
 
 def _number(value: float | None) -> str:

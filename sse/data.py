@@ -20,7 +20,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sse.cache import TokenizedSet, tokenize_set
-from sse.corpus import embedded_pairs
 from sse.errors import UserError
 from sse.files import atomic_file
 from sse.pairs import SetSpec, load_sets
@@ -95,6 +94,8 @@ class SSEDataModule(L.LightningDataModule):
         if specs:
             self.pairs = load_sets(specs, cap=options.cap, say=say)
         else:
+            from sse.corpus import embedded_pairs
+
             self.pairs = [embedded_pairs(folder, say)]
         self.tokenizer = self._make_tokenizer(folder, say)
         self.sets = [tokenize_set(pairs, self.tokenizer, folder) for pairs in self.pairs]
@@ -120,9 +121,7 @@ class SSEDataModule(L.LightningDataModule):
         key = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
         path = folder / "tokenizers" / f"{key}.json"
         if not path.exists():
-            say(
-                f"tokenizer: training WordPiece, at most {options.vocab_size:,} pieces, on the pairs"
-            )
+            say(f"tokenizer: training WordPiece on the pairs, at most {options.vocab_size:,}")
             texts = (
                 text
                 for pairs in self.pairs

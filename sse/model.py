@@ -17,6 +17,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import InputModule
 from sse_kernels import bag_dyt, bag_mean
+from sse_kernels.table_grad import TableGrad
 from torch import Tensor, nn
 
 from sse.errors import UserError
@@ -61,6 +62,8 @@ class SSE(InputModule):
             table.normal_(std=table_std, generator=generator)
         self.embedding = nn.EmbeddingBag.from_pretrained(table, freeze=False, mode="mean")
         self.norm = make_norm(norm, dim, alpha_init)
+        # Set by the trainer: the table's gradient then stays in one buffer from step to step.
+        self.table_grad: TableGrad | None = None
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
@@ -82,10 +85,11 @@ class SSE(InputModule):
 
     def pool(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Texts to vectors: ids (N,), offsets (B + 1,) -> (B, D)."""
+        weight = self.embedding.weight
         if isinstance(self.norm, SeparableDyT):
-            norm = self.norm
-            return bag_dyt(self.embedding.weight, ids, offsets, norm.alpha, norm.beta, norm.bias)
-        return self.norm(bag_mean(self.embedding.weight, ids, offsets))
+            gate = (self.norm.alpha, self.norm.beta, self.norm.bias)
+            return bag_dyt(weight, ids, offsets, *gate, table_grad=self.table_grad)
+        return self.norm(bag_mean(weight, ids, offsets, table_grad=self.table_grad))
 
     def preprocess(
         self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any
@@ -115,7 +119,7 @@ class SSEModel(SentenceTransformer):
     """What `sse.load` returns: a SentenceTransformer whose first module is `SSE`.
 
     Everything of SentenceTransformer works (encode, encode_query, similarity, prompts,
-    truncate_dim); saving writes the portable folder of `sse.export`, which loads without this package.
+    truncate_dim); saving writes the portable folder of `sse.export`, which loads anywhere.
     """
 
     @property
@@ -127,7 +131,7 @@ class SSEModel(SentenceTransformer):
 
     def save(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Write the portable folder: see `sse.export`."""
-        from sse.export import export
+        from sse.portable import export
 
         export(self, path)
 

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from sse_kernels.table_grad import TableGrad
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -76,6 +77,7 @@ class SSEModule(L.LightningModule):
     def build(self, tokenizer: TextTokenizer) -> None:
         """Make the table once the vocabulary is known."""
         self.model = self.untrained(tokenizer)
+        self.model.table_grad = TableGrad()
 
     def untrained(self, tokenizer: TextTokenizer) -> SSE:
         """The model as it stands before the first step: the same for the same seed."""
@@ -114,8 +116,8 @@ class SSEModule(L.LightningModule):
         every = 1 if loss.device.type == "cpu" else self.trainer.log_every_n_steps
         if self.global_step % every == 0 and not math.isfinite(loss.item()):
             raise UserError(
-                f"the loss is {loss.item()} at step {self.global_step}, "
-                f"epoch {self.current_epoch}: lower --model.lr ({self.hparams.lr}) or --model.scale ({self.hparams.scale})"
+                f"the loss is {loss.item()} at step {self.global_step}, epoch {self.current_epoch}: "
+                f"lower --model.lr ({self.hparams.lr}) or --model.scale ({self.hparams.scale})"
             )
 
     def validation_step(self, batch: dict[str, Any], step: int) -> None:

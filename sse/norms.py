@@ -1,7 +1,7 @@
 """What stands between the mean of the token rows and the text's vector, one class per norm.
 
-`NORMS` is the registry: a class here and a name there, and the trainer knows it. Every norm maps the
-pooled mean x (B, D) to y (B, D), element by element or over one row.
+`NORMS` is the registry: a class here and a name there, and the trainer knows it. Every norm maps
+the pooled mean x (B, D) to y (B, D), element by element or over one row.
 """
 
 from __future__ import annotations

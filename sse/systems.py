@@ -11,8 +11,8 @@ import torch
 
 from sse.beir import Collection
 from sse.errors import UserError
-from sse.evaluation import Result, encoders, evaluate
-from sse.load import load
+from sse.evaluation import Result, check_dims, encoders, evaluate, evaluate_bm25
+from sse.loader import load
 
 
 def load_model(folder: str | Path, device: str | None = None) -> Any:
@@ -65,6 +65,7 @@ def evaluate_model(
         progress: show bars.
         options: further arguments of `sse.evaluation.evaluate`.
     """
+    check_dims(dims, model.get_embedding_dimension())  # before the long work
     queries, documents = encoders(model, batch_size, progress)
     return evaluate(
         queries,
@@ -76,6 +77,27 @@ def evaluate_model(
         progress=progress,
         **options,
     )
+
+
+def evaluate_beside(
+    model: Any,
+    collections: Sequence[Collection],
+    dims: Sequence[int] | None = None,
+    baselines: bool = True,
+    *,
+    batch_size: int = 256,
+    **options: Any,
+) -> dict[str, Result]:
+    """`model`, and with `baselines` its untrained twin (where there is one) and BM25 beside it."""
+    results = {"model": evaluate_model(model, collections, dims, batch_size=batch_size, **options)}
+    if baselines:
+        twin = untrained_like(model)
+        if twin is not None:
+            results["untrained"] = evaluate_model(
+                twin, collections, dims, batch_size=batch_size, **options
+            )
+        results["BM25"] = evaluate_bm25(collections, **options)
+    return results
 
 
 def untrained_like(model: Any, seed: int = 0) -> Any:

@@ -22,7 +22,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -32,8 +32,8 @@ from sse.beir import Collection, load_beir, pairs_collection
 from sse.callbacks import Throughput, callbacks
 from sse.data import SSEDataModule
 from sse.errors import UserError, one_line
-from sse.export import export
-from sse.files import write_json
+from sse.portable import export
+from sse.files import atomic_file, write_json
 from sse.model import SSEModel
 from sse.module import SSEModule
 from sse.nanobeir import load_nanobeir
@@ -79,7 +79,10 @@ class TrainCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, resumed or not; never `sys.argv` behind the caller's back."""
-        self.config: Namespace = parser.parse_args(arguments_of(args))
+        try:
+            self.config: Namespace = parser.parse_args(arguments_of(args))
+        except ArgumentError as error:
+            raise UserError(f"{error.message}: see train.py --help") from error
         if self.config.resume:
             check_resumed(parser, self.config)
 
@@ -144,11 +147,13 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
             "use_distributed_sampler": False,
             "reload_dataloaders_every_n_epochs": 1,
         },
-        parser_kwargs={"prog": "train.py", "description": main.__doc__.splitlines()[0]},
+        parser_kwargs={"prog": "train.py", "exit_on_error": False},
+        auto_configure_optimizers=False,
     )
     collections = evaluation_sets(cli)
     checkpoint = find_checkpoint(cli.config.resume) if cli.config.resume else None
-    cli.parser.save(cli.config, cli.folder / "config.yaml", overwrite=True, skip_link_targets=True)
+    with atomic_file(cli.folder / "config.yaml") as temporary:
+        temporary.write_text(cli.parser.dump(cli.config, skip_link_targets=True), "utf-8")
     start = time.perf_counter()
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     seconds = time.perf_counter() - start

@@ -53,8 +53,8 @@ def forward(
         alpha, beta, bias = alpha.to(acc), beta.to(acc), bias.to(acc)
         t = torch.addcmul(bias, x.to(acc), alpha).tanh_()
         return (t * beta).to(out), x, t
-    # Two roundings, not addcmul's one: a Dense(diag(alpha), bias) module then gives the same bits, so
-    # that a model exported to native modules equals this op exactly.
+    # Two roundings, not addcmul's one: a Dense(diag(alpha), bias) module then gives the same bits,
+    # so that a model exported to native modules equals this op exactly.
     t = torch.mul(x, alpha).add_(bias).tanh_()
     return (t * beta if keep else t.mul_(beta)), x, t
 
