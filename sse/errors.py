@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import errno
 import functools
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
+
+
+class Stopped(Exception):
+    """A signal ended the program at a point it can go on from.
+
+    Args:
+        number: the signal.
+        way_on: how to go on.
+    """
+
+    def __init__(self, number: int, way_on: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}: {way_on}")
+        self.exit_code = 128 + number
 
 
 class UserError(ValueError):
@@ -16,7 +30,8 @@ class UserError(ValueError):
 def one_line(main: Callable[..., Any]) -> Callable[..., int]:
     """Turn the failures a user can mend into one line on stderr and an exit code.
 
-    Exit codes: 0 success, 1 a full disk or another system error, 2 bad input, 130 Ctrl-C.
+    Exit codes: 0 success, 1 a full disk or another system error, 2 bad input, 128 + the signal that
+    ended the program (130 for Ctrl-C).
     Anything else is a defect of ours and keeps its traceback.
     """
 
@@ -27,6 +42,9 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
         except UserError as error:
             sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
             return 2
+        except Stopped as stop:
+            sys.stderr.write(f"error: {stop}\n")
+            return stop.exit_code
         except KeyboardInterrupt:
             sys.stderr.write("error: interrupted\n")
             return 130

@@ -114,7 +114,8 @@ class TrainCLI(LightningCLI):
             kwargs["limit_val_batches"] = 0
         monitor = f"val/ndcg@10_{self.model.dims[0]}d" if heldout else None
         if not trainer.callbacks:
-            kwargs["callbacks"] = callbacks(folder / "checkpoints", monitor, config.ema)
+            bar = trainer.enable_progress_bar is not False
+            kwargs["callbacks"] = callbacks(folder / "checkpoints", monitor, config.ema, bar)
         if trainer.logger is None:
             kwargs["logger"] = [
                 TensorBoardLogger(folder, "tensorboard", version=""),
@@ -157,8 +158,6 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     start = time.perf_counter()
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     seconds = time.perf_counter() - start
-    if cli.trainer.interrupted:
-        raise KeyboardInterrupt
     if cli.trainer.is_global_zero:
         return finish(cli, collections, seconds)
     return {}
@@ -277,9 +276,15 @@ def say(line: str) -> None:
 
 
 def quiet() -> None:
-    """Hide what does not apply here: loader workers would slow down a gather of 0.3 ms."""
+    """Hide the warnings that do not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*LeafSpec.*", ".*lr_scheduler.step.*"):
+    for text in (
+        ".*does not have many workers.*",  # a gather of 0.3 ms gains nothing from workers
+        ".*your dataloader is not resumable.*",  # ours is: see sse.sampler
+        ".*exists and is not empty.*",  # a resumed run
+        ".*callbacks used to create the checkpoint.*",
+        ".*LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", text)
 
 

@@ -1,0 +1,221 @@
+"""`python experiments/train.py` keeps its contracts: files, resuming, one-line errors."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+import sse
+from sse.data import hold_out, train_rows
+from sse.errors import UserError
+from sse.module import own_positive_ndcg
+from sse.training import main
+from conftest import sentences
+
+TRAIN = Path(__file__).parents[1] / "experiments" / "train.py"
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """400 pairs: a pseudo-sentence, and its words in another order."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        for text in sentences(400, seed=5):
+            words = text.split()
+            row = {"anchor": " ".join(words[:3] + words[-1:]), "positive": " ".join(words[::-1])}
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.fixture
+def options(pairs, tmp_path):
+    """A run of a few seconds."""
+    return [
+        f"--data.paths=[{pairs}]",
+        f"--data.cache={tmp_path / 'cache'}",
+        "--data.vocab_size=600",
+        "--data.batch_size=32",
+        "--model.dim=32",
+        "--trainer.max_epochs=2",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.accelerator=cpu",
+    ]
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_writes_what_it_promises_and_learns(options, tmp_path):
+    out = tmp_path / "run"
+    facts = main([*options, f"--out={out}"])
+    on_disk = json.loads((out / "metrics.json").read_text())
+    assert on_disk == facts
+    scores = {name: on_disk["metrics"][name]["held-out pairs"] for name in ("trained", "untrained")}
+    assert scores["trained"]["32"]["ndcg@10"] > scores["untrained"]["32"]["ndcg@10"]
+    assert {"ndcg@10", "mrr@10", "map@100", "recall@10", "accuracy@1"} <= set(scores["trained"]["32"])
+    assert "BM25" in on_disk["metrics"]
+    assert on_disk["pairs_per_second"] > 0
+    for name in ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "model/README.md"):
+        assert (out / name).is_file(), name
+    assert list((out / "tensorboard").glob("events*"))
+    assert "train/loss" in (out / "logs" / "metrics.csv").read_text().split("\n")[0]
+    assert list((out / "report").glob("*.png"))
+    vectors = sse.load(out / "model").encode(["red circle"])
+    np.testing.assert_array_equal(vectors, SentenceTransformer(str(out / "model")).encode(["red circle"]))
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(options, tmp_path):
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        main([*options, f"--out={tmp_path / name}", f"--seed_everything={seed}"])
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+@pytest.mark.parametrize("extra", [[], ["--ema=0.9", "--trainer.accumulate_grad_batches=2"]])
+def test_a_killed_run_resumes_bitwise(options, tmp_path, extra):
+    """SIGKILL in mid-epoch, then --resume: the weights of the undisturbed run."""
+    slow = [*options, *extra, "--trainer.max_epochs=3"]
+    main([*slow, f"--out={tmp_path / 'whole'}"])
+    code = (
+        "import os, signal, sys, sse.callbacks\n"
+        "sse.callbacks.CHECKPOINT_INTERVAL = 0\n"
+        "old = sse.callbacks.Throughput.on_train_batch_end\n"
+        "def die(self, trainer, *rest):\n"
+        "    old(self, trainer, *rest)\n"
+        "    if trainer.fit_loop.epoch_loop.total_batch_idx == 17:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sse.callbacks.Throughput.on_train_batch_end = die\n"
+        "from sse.training import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    broken = [*slow, f"--out={tmp_path / 'broken'}"]
+    done = subprocess.run([sys.executable, "-c", code, *broken], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "broken" / "metrics.json").exists()
+    facts = main([*options, *extra, "--trainer.max_epochs=3", f"--resume={tmp_path / 'broken'}"])
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    assert facts["steps"] == json.loads((tmp_path / "whole" / "metrics.json").read_text())["steps"]
+
+
+def test_resuming_with_another_option_says_which(options, tmp_path):
+    main([*options, f"--out={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match="model.lr: 0.1 -> 0.2"):
+        main([*options, f"--resume={tmp_path / 'run'}", "--model.lr=0.2"])
+    with pytest.raises(UserError, match="no config.yaml"):
+        main(["--resume", str(tmp_path / "elsewhere")])
+
+
+def test_a_torn_checkpoint_is_one_clear_line(options, tmp_path):
+    main([*options, f"--out={tmp_path / 'run'}"])
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        main(["--resume", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm", "none"])
+def test_every_norm_trains_and_exports(options, tmp_path, norm):
+    facts = main([*options, f"--out={tmp_path / norm}", f"--model.norm={norm}"])
+    scores = {name: facts["metrics"][name]["held-out pairs"]["32"]["ndcg@10"] for name in facts["metrics"] if name != "BM25"}
+    assert scores["trained"] > scores["untrained"]
+    assert sse.load(tmp_path / norm / "model")[0].norm_name == norm
+
+
+def test_repeated_texts_are_masked_where_the_sampler_allows_them(options, tmp_path):
+    facts = main([*options, f"--out={tmp_path / 'run'}", "--data.unique_texts=false"])
+    assert math.isfinite(facts["metrics"]["trained"]["held-out pairs"]["32"]["ndcg@10"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model.norm=batchnorm"], "'batchnorm'"),
+        (["--model.dim=many"], "model.dim"),
+        (["--model.dimm=64"], "dimm"),
+        (["--model.matryoshka_dims=[64]"], "no prefix of 32"),
+        (["--data.paths=[missing.jsonl]"], "missing.jsonl"),
+        (["--data.batch_size=4096"], "--data.batch_size"),
+        (["--data.batch_size=1"], "at least 2"),
+        (["--data.tokenizer=nowhere.json"], "nowhere.json"),
+        (["--model.schedule=step"], "'step'"),
+        (["--eval.beir=[nowhere]"], "nowhere"),
+        (["--model.matryoshka_dims=[32,8]", "--model.matryoshka_weights=[1]"], "weights"),
+    ],
+)
+def test_bad_options_are_one_clear_line_and_leave_no_run(options, tmp_path, arguments, words, capsys):
+    from sse.training import run
+
+    out = tmp_path / "run"
+    assert run([*options, f"--out={out}", *arguments]) == 2
+    line = capsys.readouterr().err.strip().split("\n")[-1]
+    assert line.startswith("error: ")
+    assert words in line
+    assert not (out / "model").exists()
+    assert not (out / "metrics.json").exists()
+
+
+def test_an_existing_run_is_never_overwritten(options, tmp_path):
+    main([*options, f"--out={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match="already holds a run"):
+        main([*options, f"--out={tmp_path / 'run'}"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(options, tmp_path):
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+.*--model.lr"):
+        main([*options, f"--out={tmp_path / 'run'}", "--model.lr=1e38", "--model.norm=none"])
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_ctrl_c_ends_in_one_line_and_can_be_resumed(options, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, str(TRAIN), *options, f"--out={out}", "--trainer.max_epochs=2000"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        csv = out / "logs" / "metrics.csv"
+        deadline = time.monotonic() + 120
+        while not csv.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.strip().split("\n")[-1].startswith("error: stopped by SIGINT: go on with --resume")
+    assert not (out / "model").exists()
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 0
+
+
+def test_held_out_pairs_depend_on_their_text_alone_and_never_train():
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, 2**63, (500, 2)).astype(np.uint64)
+    ids[17] = ids[3]  # the same pair twice
+    order = generator.permutation(500)
+    [rows], [shuffled] = hold_out([ids], 40), hold_out([ids[order]], 40)
+    assert set(map(tuple, ids[rows])) == set(map(tuple, ids[order][shuffled]))
+    kept = train_rows(ids, rows)
+    assert not set(ids[kept].ravel().tolist()) & set(ids[rows].ravel().tolist())
+    assert len(kept) + len(rows) == 500
+    assert [len(r) for r in hold_out([ids[:50]], 1000)] == [5], "a tenth at most"
+
+
+def test_own_positive_ndcg_has_known_values():
+    eye = torch.eye(12)
+    assert own_positive_ndcg(eye, eye) == pytest.approx(1.0)
+    second = eye + 2 * eye.roll(1, 0)  # each anchor prefers another's positive
+    assert own_positive_ndcg(second, eye) == pytest.approx(1 / math.log2(3))
+    assert own_positive_ndcg(torch.ones(12, 4), torch.ones(12, 4)) == 0.0, "ties rank last"
