@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from sse.errors import UserError, one_line
 
@@ -56,24 +55,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Load everything first, then evaluate, then write: bad input leaves nothing behind."""
     args = parse(arguments)
-    from sse import beir, evaluation, files, nanobeir, report, systems  # slow: after --help
+    from sse import beir, files, nanobeir, report, systems  # slow: after --help
 
     collections = [beir.load_beir(folder, args.split) for folder in args.beir]
     if args.nanobeir is not None:
         collections += nanobeir.load_nanobeir(args.nanobeir)
     model = systems.load_model(args.model, args.device)
 
-    options: dict[str, Any] = {"graded": args.graded, "progress": True}
-    evaluate = partial(
-        systems.evaluate_model,
-        collections=collections, dims=args.dims, batch_size=args.batch_size, **options,
+    results = systems.evaluate_beside(
+        model, collections, args.dims, args.baselines,
+        batch_size=args.batch_size, graded=args.graded, progress=True,
     )  # fmt: skip
-    results = {"model": evaluate(model)}
-    if args.baselines:
-        untrained = systems.untrained_like(model)
-        if untrained is not None:
-            results["untrained"] = evaluate(untrained)
-        results["BM25"] = evaluation.evaluate_bm25(collections, **options)
     print(report.format_table(results))
     if args.json:
         files.write_json(args.json, results["model"].values())

@@ -118,10 +118,10 @@ def evaluate(
     )
     for collection in map(Collection.judged, _distinct(collections)):
         bar.set_postfix_str(collection.name)
-        order = _by_id(collection)
-        documents = [collection.corpus[i] for i in order]
         query_vectors = _vectors(encode, collection.queries, collection.name, device)
-        document_vectors = _vectors(encode_documents or encode, documents, collection.name, device)
+        document_vectors = _vectors(
+            encode_documents or encode, collection.corpus, collection.name, device
+        )
         if query_vectors.shape[1] != document_vectors.shape[1]:
             raise UserError(
                 f"queries have {query_vectors.shape[1]} dimensions and documents "
@@ -130,7 +130,7 @@ def evaluate(
         rankings = {}
         for dim in check_dims(dims, query_vectors.shape[1]):
             scorer = vector_scorer(query_vectors[:, :dim], document_vectors[:, :dim], similarity)
-            rankings[dim] = rank(scorer, len(collection.queries), len(documents))
+            rankings[dim] = rank(scorer, len(collection.queries), collection.corpus_ids)
         parts.append((collection, rankings))
         bar.update()
     bar.close()
@@ -155,14 +155,14 @@ def evaluate_bm25(
     )
     for collection in map(Collection.judged, _distinct(collections)):
         bar.set_postfix_str(collection.name)
-        index = BM25([collection.corpus[i] for i in _by_id(collection)])
+        index = BM25(collection.corpus)
 
         def scorer(
             rows: slice, index: BM25 = index, queries: list[str] = collection.queries
         ) -> torch.Tensor:
             return torch.from_numpy(index.scores(queries[rows]))
 
-        ranking = rank(scorer, len(collection.queries), len(collection.corpus), floor=0.0)
+        ranking = rank(scorer, len(collection.queries), collection.corpus_ids, floor=0.0)
         parts.append((collection, {NO_DIM: ranking}))
         bar.update()
     bar.close()
@@ -204,7 +204,7 @@ def encoders(model: Any, batch_size: int = 256, progress: bool = False) -> tuple
 def difference(
     a: Result, b: Result, metric: str, *, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
-    """`a` minus `b`, each at its full dimension, with a paired 95% bootstrap interval.
+    """`a` minus `b`, each at its largest dimension, with a paired 95% bootstrap interval.
 
     Query by query, so far narrower than the two systems' own intervals suggest.
 
@@ -243,8 +243,8 @@ def _result(
     scores: dict[str, dict[int, Scores]] = {}
     samples = []  # per collection (resamples, dims * metrics)
     for collection, rankings in parts:
-        document_ids = sorted(collection.corpus_ids)
-        judgements = judge(collection.qrels, collection.query_ids, document_ids, graded=graded)
+        ids = collection.query_ids, collection.corpus_ids
+        judgements = judge(collection.qrels, *ids, graded=graded)
         per_query = {dim: score_run(ranking, judgements) for dim, ranking in rankings.items()}
         table = np.stack([v for by_metric in per_query.values() for v in by_metric.values()], 1)
         means = bootstrap_means(table, seed=_seed(seed, collection.name))
@@ -282,11 +282,6 @@ def _rows(values: np.ndarray, means: np.ndarray, dims: list[int]) -> dict[int, S
             dict(zip(METRICS, bounds, strict=True)),
         )
     return rows
-
-
-def _by_id(collection: Collection) -> list[int]:
-    """Positions of the documents in ascending order of id, so that a column breaks ties."""
-    return sorted(range(len(collection.corpus_ids)), key=collection.corpus_ids.__getitem__)
 
 
 def _vectors(

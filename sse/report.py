@@ -40,7 +40,7 @@ def format_table(results: Results, metric: str = "ndcg@10") -> str:
     """The readable report: `metric` per collection, then the summary metrics per dimension."""
     first = next(iter(results.values()))
     parts = [
-        f"{_label(metric)} at the full dimension [95% bootstrap interval over queries]",
+        f"{_label(metric)} at the largest dimension [95% bootstrap interval over queries]",
         _align(_by_collection(results, metric)),
     ]
     n = len(first.scores)
@@ -147,7 +147,7 @@ def _panel(
 
 
 def _by_collection(results: Results, metric: str) -> list[list[str]]:
-    """Rows of the first table: every system at its full dimension, and what the first gains."""
+    """Rows of the first table: every system at its largest dimension, and what the first gains."""
     names = list(results)
     first = results[names[0]]
     top = {name: max(result.dims) for name, result in results.items()}
