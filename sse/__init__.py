@@ -7,21 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sse.encoder import Encoder
     from sse.errors import UserError
-    from sse.portable import export
     from sse.loader import load
     from sse.model import SSE, SSEModel
+    from sse.portable import export
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Encoder": "sse.encoder",
     "SSE": "sse.model",
     "SSEModel": "sse.model",
     "UserError": "sse.errors",
     "export": "sse.portable",
     "load": "sse.loader",
 }
-__all__ = ["SSE", "SSEModel", "UserError", "__version__", "export", "load"]
+__all__ = ["SSE", "Encoder", "SSEModel", "UserError", "__version__", "export", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,16 +1,17 @@
 """Read a model folder with numpy alone: the table by memory map, the norm, the tokenizer.
 
-Three layouts are known: this project's export (`sse_config.json` beside native
-sentence-transformers modules), the published SSE models (`embedding.weight`,
-`dyt.alpha|beta|bias`, or their 4-bit file), and any sentence-transformers folder with a
-StaticEmbedding alone. Nothing is executed, nothing is unpickled, and every declared size is checked
-against the file before anything is allocated.
+Four layouts are known: this project's export (`sse_config.json` beside native
+sentence-transformers modules), its compact form with smaller rows (`sse.quantise`), the published
+SSE models (`embedding.weight`, `dyt.alpha|beta|bias`, or their 4-bit file), and any
+sentence-transformers folder with a StaticEmbedding alone. Nothing is executed, nothing is
+unpickled, and every declared size is checked against the file before anything is allocated.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sse.errors import UserError
+from sse.pool import KINDS, Table
 
 CONFIG_NAME = "sse_config.json"
 FORMAT = 1
@@ -41,7 +43,7 @@ class ModelFolder:
     """What a folder holds.
 
     Attributes:
-        table: (V, D), usually memory-mapped float32.
+        rows: the table (V, D) as stored, memory-mapped.
         norm: the norm's name.
         vectors: the norm's parameters, each (D,) float32. RMSNorm's `gain` is weight * sqrt(D).
         tokenizer: path of tokenizer.json.
@@ -49,15 +51,20 @@ class ModelFolder:
         settings: config_sentence_transformers.json (prompts, similarity), or {}.
     """
 
-    table: NDArray[Any]
+    rows: Table
     norm: str
     vectors: dict[str, NDArray[np.float32]]
     tokenizer: Path
     max_tokens: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def table(self) -> NDArray[np.float32]:
+        """The rows as float32 (V, D)."""
+        return self.rows.dense()
 
-def read_folder(folder: str | Path) -> ModelFolder:
+
+def read_folder(folder: str | os.PathLike[str]) -> ModelFolder:
     """Read any of the known layouts.
 
     Raises:
@@ -70,14 +77,15 @@ def read_folder(folder: str | Path) -> ModelFolder:
         model = _read_export(root)
     elif (root / Q4_TABLE).exists():
         rest = read_safetensors(_need(root / Q4_REST))
-        model = _published(root, read_q4(root / Q4_TABLE), rest)
+        vocab = len(_read_json(root / "tokenizer.json").get("model", {}).get("vocab", ()))
+        model = _published(root, read_q4(root / Q4_TABLE, vocab), rest)
     else:
         tensors = read_safetensors(_need(root / "model.safetensors"))
         if "embedding.weight" not in tensors:
             raise UserError(
                 f"{root}/model.safetensors holds no embedding.weight: not a static embedding model"
             )
-        table = tensors.pop("embedding.weight")
+        table = _rows(root, tensors.pop("embedding.weight"))
         model = _published(root, table, tensors) if tensors else _plain(root, table)
     _check(model, root)
     return model
@@ -96,6 +104,8 @@ def _read_export(root: Path) -> ModelFolder:
             f"{root / CONFIG_NAME} names the norm '{norm}': this version knows "
             f"{', '.join(_VECTORS)}"
         )
+    if "rows" in config:
+        return _read_compact(root, config, norm)
     paths = {str(m.get("idx")): str(m.get("path")) for m in _read_json(root / "modules.json")}
     table = read_safetensors(_need(root / "model.safetensors")).get("embedding.weight")
     if table is None:
@@ -114,11 +124,39 @@ def _read_export(root: Path) -> ModelFolder:
         value = value.diagonal() if value.ndim == 2 else value
         vectors[name] = np.array(value, np.float32)
     return ModelFolder(
-        table, norm, vectors, root / "tokenizer.json", config.get("max_tokens"), _settings(root)
+        _rows(root, table), norm, vectors, root / "tokenizer.json",
+        config.get("max_tokens"), _settings(root),
+    )  # fmt: skip
+
+
+def _read_compact(root: Path, config: dict[str, Any], norm: str) -> ModelFolder:
+    """What `sse.quantise.write_compact` writes: rows, scales and the norm's vectors."""
+    kind, vocab = config["rows"], config.get("vocab_size")
+    if kind not in KINDS or type(vocab) is not int:
+        raise UserError(f"{root / CONFIG_NAME} has rows {kind!r} of {vocab!r} tokens: export again")
+    tensors = read_safetensors(_need(root / (Q4_REST if kind == "int4" else "model.safetensors")))
+    if kind == "int4":
+        rows = read_q4(_need(root / Q4_TABLE), vocab)
+    elif "embedding.weight" in tensors:
+        rows = _rows(root, tensors["embedding.weight"], tensors.get("embedding.scale"))
+    else:
+        raise UserError(f"{root}/model.safetensors holds no embedding.weight: export again")
+    names = {name: f"{norm}.{name}" for name in _VECTORS[norm]}
+    if missing := [name for name in names.values() if name not in tensors]:
+        raise UserError(f"{root} lacks {', '.join(missing)}: export the model again")
+    vectors = {name: np.array(tensors[full], np.float32) for name, full in names.items()}
+    return ModelFolder(
+        rows, norm, vectors, root / "tokenizer.json", config.get("max_tokens"), _settings(root)
     )
 
 
-def _published(root: Path, table: NDArray[Any], rest: dict[str, NDArray[Any]]) -> ModelFolder:
+def _rows(root: Path, table: NDArray[Any], scales: NDArray[Any] | None = None) -> Table:
+    if table.ndim != 2 or not all(table.shape):
+        raise UserError(f"{root}: the table has shape {table.shape}, expected (V, D)")
+    return Table(table, scales)
+
+
+def _published(root: Path, table: Table, rest: dict[str, NDArray[Any]]) -> ModelFolder:
     """The published layout: dyt.alpha, dyt.beta, dyt.bias beside the table."""
     names = ("alpha", "beta", "bias")
     missing = [f"dyt.{name}" for name in names if f"dyt.{name}" not in rest]
@@ -128,7 +166,7 @@ def _published(root: Path, table: NDArray[Any], rest: dict[str, NDArray[Any]]) -
     return ModelFolder(table, "dyt", vectors, root / "tokenizer.json", None, _settings(root))
 
 
-def _plain(root: Path, table: NDArray[Any]) -> ModelFolder:
+def _plain(root: Path, table: Table) -> ModelFolder:
     """A sentence-transformers folder whose only module is a StaticEmbedding."""
     modules = _read_json(root / "modules.json")
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
@@ -142,9 +180,7 @@ def _plain(root: Path, table: NDArray[Any]) -> ModelFolder:
 
 def _check(model: ModelFolder, root: Path) -> None:
     """Do the parts fit each other?"""
-    if model.table.ndim != 2 or not all(model.table.shape):
-        raise UserError(f"{root}: the table has shape {model.table.shape}, expected (V, D)")
-    dim = model.table.shape[1]
+    dim = model.rows.shape[1]
     for name, vector in model.vectors.items():
         if vector.shape != (dim,):
             raise UserError(
@@ -194,31 +230,26 @@ def _tensor(
     return data
 
 
-def read_q4(path: Path) -> NDArray[np.float32]:
-    """The published 4-bit table, as float32.
+def read_q4(path: Path, vocab: int) -> Table:
+    """The published 4-bit table, memory-mapped.
 
     The file is V x D/2 packed bytes (high nibble first), then V float32 scales;
-    w = (q / 7.5 - 1) * scale. V and D are not written in it, so D is found from the tokenizer's
-    vocabulary beside it.
+    w = (q / 7.5 - 1) * scale. D is not written in it and follows from V and the size.
+
+    Args:
+        path: the file.
+        vocab: V, which is the number of tokens where nothing else says it.
     """
-    vocab = len(_read_json(path.parent / "tokenizer.json").get("model", {}).get("vocab", ()))
     size = path.stat().st_size
-    row, rest = divmod(size, vocab) if vocab else (0, 1)
+    row, rest = divmod(size, vocab) if vocab > 0 else (0, 1)
     if rest or row <= 4:
         raise UserError(
-            f"{path}: {size} bytes are no whole rows for the {vocab} entries of tokenizer.json: "
+            f"{path}: {size} bytes are no whole rows for {vocab} tokens: "
             "the file is damaged or belongs to another tokenizer"
         )
     half = row - 4
     packed = np.memmap(path, np.uint8, "r", 0, (vocab, half))
-    scales = np.memmap(path, "<f4", "r", vocab * half, (vocab, 1))
-    table = np.empty((vocab, 2 * half), np.float32)
-    table[:, 0::2] = packed >> 4
-    table[:, 1::2] = packed & 15
-    table /= 7.5
-    table -= 1
-    table *= scales
-    return table
+    return Table(packed, np.memmap(path, "<f4", "r", vocab * half, (vocab,)))
 
 
 def _settings(root: Path) -> dict[str, Any]:

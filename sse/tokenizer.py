@@ -1,6 +1,7 @@
 """Text to token ids, in one place.
 
 - `TextTokenizer` wraps one `tokenizers.Tokenizer`: truncation and padding off, no special tokens.
+- nanotoken (extra `fast`) does the same work faster where `sse.fast_tokenizer` finds it equal.
 - It comes from a `tokenizer.json`, from the hub, or is trained here (BERT's normaliser and
   pre-tokenizer, WordPiece).
 - Nothing here imports torch, transformers or sentence-transformers: inference needs this module.
@@ -13,6 +14,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +24,9 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
-from tqdm.auto import tqdm
 
 from sse.errors import UserError
+from sse.fast_tokenizer import Engine, choose_engine
 from sse.files import atomic_file
 from sse.hub import hub_file
 from sse.ragged import Ragged, concatenate
@@ -49,9 +51,12 @@ class TextTokenizer:
         tokenizer: any `tokenizers.Tokenizer`; its truncation and padding are switched off.
         max_tokens: keep the first `max_tokens` ids of a text; None keeps all. The cut is made
             here and is not part of the saved `tokenizer.json`.
+        fast: use nanotoken where it is installed and proven equal.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, max_tokens: int | None = None, fast: bool = True
+    ) -> None:
         if max_tokens is not None and max_tokens < 1:
             raise UserError(f"max_tokens is {max_tokens}: give a positive number, or none for all")
         tokenizer.no_truncation()
@@ -59,17 +64,40 @@ class TextTokenizer:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
-        serialised = json.dumps(json.loads(tokenizer.to_str()), sort_keys=True)
-        self.fingerprint: str = hashlib.sha256(f"{max_tokens} {serialised}".encode()).hexdigest()
+        self._wants_fast = fast
 
-    def encode(self, texts: Sequence[str]) -> Ragged:
-        """Token ids of `texts`, int32, without special tokens; an empty text has none."""
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of what decides the ids."""
+        serialised = json.dumps(json.loads(self.tokenizer.to_str()), sort_keys=True)
+        return hashlib.sha256(f"{self.max_tokens} {serialised}".encode()).hexdigest()
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Which tokenizer makes the ids, and why; probed at the first use."""
+        if not self._wants_fast:
+            return Engine("tokenizers", "asked for")
+        return choose_engine(self.tokenizer)
+
+    def encode(self, texts: Sequence[str], parallel: bool | None = None) -> Ragged:
+        """Token ids of `texts`, int32, without special tokens; an empty text has none.
+
+        `parallel=False` keeps nanotoken on the calling thread, for callers with threads of their
+        own; Hugging Face's tokenizers follow TOKENIZERS_PARALLELISM.
+        """
+        fast = self.engine.fast
+        if fast is not None:
+            try:
+                ragged = fast.encode(texts, parallel)
+            except UnicodeError:
+                ragged = fast.encode([_valid(text) for text in texts], parallel)
+            return ragged if self.max_tokens is None else _cut(ragged, self.max_tokens)
         parts = [self._encode(part) for part in _slices(texts)]
         ragged = concatenate(parts) if parts else Ragged(np.zeros(0, np.int32), _offsets([]))
         return ragged if self.max_tokens is None else _cut(ragged, self.max_tokens)
 
     def _encode(self, texts: Sequence[str]) -> Ragged:
-        """The ids of a few texts: the one call a faster tokenizer would replace."""
+        """The ids of a few texts by Hugging Face's tokenizers."""
         try:
             encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         except (UnicodeError, TypeError):  # lone surrogates are str, but no Unicode text
@@ -85,13 +113,14 @@ class TextTokenizer:
             temporary.write_text(self.tokenizer.to_str(pretty=True), "utf-8")
 
 
-def load_tokenizer(spec: str, *, max_tokens: int | None = None) -> TextTokenizer:
+def load_tokenizer(spec: str, *, max_tokens: int | None = None, fast: bool = True) -> TextTokenizer:
     """Load a tokenizer.
 
     Args:
         spec: path of a `tokenizer.json`, a folder holding one, or a hub name such as
             `bert-base-uncased`.
         max_tokens: see `TextTokenizer`.
+        fast: see `TextTokenizer`.
 
     Raises:
         UserError: no such file, not a tokenizer, or an unreachable hub.
@@ -107,7 +136,7 @@ def load_tokenizer(spec: str, *, max_tokens: int | None = None) -> TextTokenizer
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises bare Exception
         raise UserError(f"{path}: not a tokenizer.json ({error}); give another one") from error
-    return TextTokenizer(tokenizer, max_tokens)
+    return TextTokenizer(tokenizer, max_tokens, fast)
 
 
 def train_tokenizer(
@@ -131,6 +160,8 @@ def train_tokenizer(
     Raises:
         UserError: no text to train on, or a vocabulary smaller than its alphabet.
     """
+    from tqdm.auto import tqdm  # slow to import, and encoding needs none
+
     sample = list(_until(texts, max_characters))
     normaliser = BertNormalizer(lowercase=True)
     alphabet = _alphabet(sample, normaliser)

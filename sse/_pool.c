@@ -1,0 +1,149 @@
+/* Mean pooling of table rows for sse.pool, without the GIL.
+
+   What numpy lacks: it would gather the rows into a copy and add them up in a second pass, 3 times
+   the memory traffic, or run a Python loop. One pass here: each text's rows are added in order, as
+   torch's embedding_bag does, so float32 means are bit for bit the same.
+
+   Rows are float32, float16, int8 with a scale each, or 4 bits with a scale each (high nibble
+   first). The caller checks shapes and types; token ids are checked here. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__GNUC__) && defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+#define EVERY_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define EVERY_CPU
+#endif
+#if defined(__GNUC__)
+#define PREFETCH(p) __builtin_prefetch(p)
+#else
+#define PREFETCH(p) ((void)0)
+#endif
+
+#define AHEAD 8 /* tokens: rows are scattered, so memory is asked for this much in advance */
+
+typedef struct {
+    const char *rows;    /* the table */
+    int64_t stride;      /* bytes from row to row */
+    int64_t count;       /* rows */
+    const float *scales; /* of int8 and 4-bit rows */
+    const uint32_t *ids;
+    const int64_t *offsets; /* of `texts` + 1 entries */
+    int64_t texts;
+    int64_t dim; /* leading columns wanted */
+    float *out;  /* (texts, dim) */
+} Job;
+
+static inline void fetch(const Job *job, int64_t token, int64_t end, int64_t bytes) {
+    if (token < end && job->ids[token] < job->count) {
+        const char *row = job->rows + job->ids[token] * job->stride;
+        for (int64_t at = 0; at < bytes; at += 64) PREFETCH(row + at);
+    }
+}
+
+/* IEEE half to float for finite values: shift the exponent into place and rescale, which also
+   makes subnormal numbers right. Bit operations only, so that compilers vectorise it. */
+static inline float from_half(uint16_t half) {
+    uint32_t bits = (uint32_t)(half & 0x7fff) << 13;
+    float value;
+    memcpy(&value, &bits, 4);
+    value *= 5.192296858534828e33f; /* 2^112 */
+    memcpy(&bits, &value, 4);
+    bits |= (uint32_t)(half & 0x8000) << 16;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* One function per row type: ADD adds the row `id` to `out`. Returns the first id beyond the
+   table, or -1. */
+#define POOL(NAME, BYTES, ADD)                                                       \
+    EVERY_CPU static int64_t NAME(const Job *job) {                                  \
+        const int64_t dim = job->dim, bytes = (BYTES), end = job->offsets[job->texts]; \
+        for (int64_t text = 0; text < job->texts; text++) {                          \
+            float *restrict out = job->out + text * dim;                             \
+            const int64_t first = job->offsets[text], last = job->offsets[text + 1]; \
+            memset(out, 0, dim * sizeof(float));                                     \
+            for (int64_t token = first; token < last; token++) {                     \
+                const uint32_t id = job->ids[token];                                 \
+                if (id >= job->count) return id;                                     \
+                fetch(job, token + AHEAD, end, bytes);                               \
+                const char *row = job->rows + id * job->stride;                      \
+                ADD                                                                  \
+            }                                                                        \
+            if (last - first > 1) {                                                  \
+                const float length = (float)(last - first);                          \
+                for (int64_t c = 0; c < dim; c++) out[c] /= length;                  \
+            }                                                                        \
+        }                                                                            \
+        return -1;                                                                   \
+    }
+
+POOL(pool_float32, dim * 4, {
+    const float *restrict e = (const float *)row;
+    for (int64_t c = 0; c < dim; c++) out[c] += e[c];
+})
+
+POOL(pool_float16, dim * 2, {
+    const uint16_t *restrict e = (const uint16_t *)row;
+    for (int64_t c = 0; c < dim; c++) out[c] += from_half(e[c]);
+})
+
+POOL(pool_int8, dim, {
+    const int8_t *restrict e = (const int8_t *)row;
+    const float scale = job->scales[id];
+    for (int64_t c = 0; c < dim; c++) out[c] += scale * e[c];
+})
+
+POOL(pool_int4, (dim + 1) / 2, {
+    const uint8_t *restrict e = (const uint8_t *)row;
+    const float scale = job->scales[id] / 7.5f;
+    for (int64_t c = 0; c < dim / 2; c++) {
+        out[2 * c] += scale * ((float)(e[c] >> 4) - 7.5f);
+        out[2 * c + 1] += scale * ((float)(e[c] & 15) - 7.5f);
+    }
+    if (dim & 1) out[dim - 1] += scale * ((float)(e[dim / 2] >> 4) - 7.5f);
+})
+
+static int64_t (*const POOLS[])(const Job *) = {pool_float32, pool_float16, pool_int8, pool_int4};
+
+static PyObject *pool(PyObject *self, PyObject *args) {
+    Job job;
+    int kind;
+    unsigned long long rows, scales, ids, offsets, out;
+    long long stride, count, texts, dim;
+    if (!PyArg_ParseTuple(args, "iKLLKKKLLK", &kind, &rows, &stride, &count, &scales, &ids,
+                          &offsets, &texts, &dim, &out))
+        return NULL;
+    if (kind < 0 || kind > 3) {
+        PyErr_SetString(PyExc_ValueError, "unknown kind of rows");
+        return NULL;
+    }
+    job.rows = (const char *)(uintptr_t)rows;
+    job.stride = stride;
+    job.count = count;
+    job.scales = (const float *)(uintptr_t)scales;
+    job.ids = (const uint32_t *)(uintptr_t)ids;
+    job.offsets = (const int64_t *)(uintptr_t)offsets;
+    job.texts = texts;
+    job.dim = dim;
+    job.out = (float *)(uintptr_t)out;
+    int64_t beyond;
+    Py_BEGIN_ALLOW_THREADS
+    beyond = POOLS[kind](&job);
+    Py_END_ALLOW_THREADS
+    return PyLong_FromLongLong(beyond);
+}
+
+static PyMethodDef METHODS[] = {
+    {"pool", pool, METH_VARARGS,
+     "pool(kind, rows, stride, count, scales, ids, offsets, texts, dim, out) -> id or -1\n\n"
+     "Addresses as integers; see sse/pool.py, the only caller."},
+    {NULL, NULL, 0, NULL}};
+
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_pool", NULL, -1, METHODS,
+                                    NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__pool(void) { return PyModule_Create(&MODULE); }

@@ -1,0 +1,263 @@
+"""Text to vectors with numpy and tokenizers alone: no torch, no sentence-transformers.
+
+- The table is memory-mapped, so a model opens at once and processes share its pages.
+- A batch of texts goes through tokenizer, pooling, norm and L2 normalisation on one thread; several
+  batches run on as many cores. All three release the GIL.
+- Pooling and norm work on blocks of rows small enough for the cache.
+- An `Encoder` never changes after loading: any number of threads may share it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sse.errors import UserError
+from sse.folder import read_folder
+from sse.numpy_norms import NORMS, normalise
+from sse.pool import Table
+from sse.quantise import PRECISIONS, quantise_rows, quantise_vectors, width
+from sse.tokenizer import load_tokenizer
+
+BLOCK = 128  # rows pooled and normed at a time: 256 KB at 512 dimensions
+
+
+class Encoder:
+    """y = norm(mean(E[ids])), as the torch model computes it, to 1e-6.
+
+    Args:
+        folder: an exported model, a published SSE folder or a StaticEmbedding (see `sse.folder`).
+        dim: use the first `dim` dimensions only (Matryoshka).
+        fast: tokenise with nanotoken where it is installed and proven equal.
+        rows: hold the table as float32, float16, int8 or int4 rows; by default as stored.
+
+    Raises:
+        UserError: no model there, a damaged file, or parts that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        dim: int | None = None,
+        fast: bool = True,
+        rows: str | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        model = read_folder(self.folder)
+        self.norm = model.norm
+        if self.norm not in NORMS:
+            raise UserError(f"{folder} has the norm '{self.norm}', which the encoder lacks")
+        self._apply, self._prefix_suffices = NORMS[self.norm]
+        self._vectors = model.vectors
+        self.table = model.rows
+        if rows is not None and rows != self.table.kind:
+            self.table = Table(*quantise_rows(model.table, rows))
+        self.full_dim = self.table.shape[1]
+        self.dim = self._checked(dim)
+        self.tokenizer = load_tokenizer(
+            str(model.tokenizer), max_tokens=model.max_tokens, fast=fast
+        )
+        if self.tokenizer.vocab_size > self.table.shape[0]:
+            raise UserError(
+                f"{model.tokenizer} has {self.tokenizer.vocab_size} tokens, the table "
+                f"{self.table.shape[0]} rows: the files belong to different models"
+            )
+        self.prompts: dict[str, str] = dict(model.settings.get("prompts") or {})
+        self.default_prompt_name: str | None = model.settings.get("default_prompt_name")
+        _ = self.tokenizer.engine  # probe now: a first call should be like any other
+
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        dim: int | None = None,
+        normalize: bool = True,
+        batch_size: int = 1024,
+        progress: bool = False,
+        prompt_name: str | None = None,
+        precision: str = "float32",
+    ) -> NDArray[Any]:
+        """Vectors of `texts`: (n, dim), or (dim,) of a single text.
+
+        Args:
+            texts: one text, or any iterable of texts. Of iterators, only the vectors are kept.
+            dim: the first `dim` dimensions; by default all that were loaded.
+            normalize: scale each vector to length 1, after cutting it to `dim`.
+            batch_size: texts a thread takes at a time.
+            progress: show a bar.
+            prompt_name: which of the model's prompts goes before each text, such as "query".
+            precision: float32; int8, each vector scaled to its largest component; binary, the signs
+                packed into (n, dim / 8) uint8.
+
+        Raises:
+            UserError: a dim that is no prefix, an unknown prompt or precision, texts that are none.
+        """
+        if isinstance(texts, str):
+            return next(self.stream([texts], dim, normalize, 1, prompt_name, precision))[0]
+        total = len(texts) if isinstance(texts, Sequence | np.ndarray) else None
+        batches = self.stream(texts, dim, normalize, batch_size, prompt_name, precision)
+        if progress:
+            from tqdm.auto import tqdm  # slow to import
+
+            bar = tqdm(total=total, desc="encoding", unit=" texts", unit_scale=True)
+            batches = _told(batches, bar)
+        if total is None:
+            parts = list(batches)
+            return np.concatenate(parts) if parts else self._new(0, dim, precision)
+        out, row = self._new(total, dim, precision), 0
+        for part in batches:
+            out[row : row + len(part)] = part
+            row += len(part)
+        return out
+
+    def stream(
+        self,
+        texts: Iterable[str],
+        dim: int | None = None,
+        normalize: bool = True,
+        batch_size: int = 1024,
+        prompt_name: str | None = None,
+        precision: str = "float32",
+    ) -> Iterator[NDArray[Any]]:
+        """Vectors batch by batch, in order; memory stays at a few batches however many texts come.
+
+        The arguments are `encode`'s.
+        """
+        dim = self._checked(dim, self.dim)
+        if precision not in PRECISIONS:
+            raise UserError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: give at least 1")
+        prompt = self._prompt(prompt_name)
+
+        def work(batch: Sequence[str], first: int, parallel: bool | None) -> NDArray[Any]:
+            _check_texts(batch, first)
+            if prompt:
+                batch = [prompt + text for text in batch]
+            vectors = self._encode(batch, dim, normalize, parallel)
+            return quantise_vectors(vectors, precision)
+
+        batches = _batches(texts, batch_size)
+        head = list(islice(batches, 2))
+        if len(head) < 2:  # threads would only cost
+            yield from (work(batch, 0, None) for batch in head)
+            return
+        yield from _in_order(work, (batch for part in (head, batches) for batch in part))
+
+    def info(self) -> dict[str, Any]:
+        """What is loaded, ready for JSON."""
+        engine = self.tokenizer.engine
+        return {
+            "folder": str(self.folder),
+            "norm": self.norm,
+            "dim": self.dim,
+            "full_dim": self.full_dim,
+            "vocabulary": self.table.shape[0],
+            "rows": self.table.kind,
+            "table_bytes": self.table.nbytes,
+            "max_tokens": self.tokenizer.max_tokens,
+            "prompts": self.prompts,
+            "tokenizer": engine.name,
+            "tokenizer_because": engine.reason,
+            "pooling": "compiled" if self.table.compiled else "numpy",
+        }
+
+    def _encode(
+        self, texts: Sequence[str], dim: int, normalize: bool, parallel: bool | None
+    ) -> NDArray[np.float32]:
+        """(n, dim) of one batch."""
+        batch = self.tokenizer.encode(texts, parallel)
+        pooled = dim if self._prefix_suffices else self.full_dim
+        out = np.empty((len(texts), dim), np.float32)
+        for start in range(0, len(texts), BLOCK):
+            block = out[start : start + BLOCK]
+            x = block if pooled == dim else np.empty((len(block), pooled), np.float32)
+            self.table.mean(batch.ids, batch.offsets[start : start + len(block) + 1], x)
+            self._apply(x, self._vectors)
+            if pooled != dim:
+                block[...] = x[:, :dim]
+            if normalize:
+                normalise(block)
+        return out
+
+    def _new(self, rows: int, dim: int | None, precision: str) -> NDArray[Any]:
+        columns, dtype = width(self._checked(dim, self.dim), precision)
+        return np.empty((rows, columns), dtype)
+
+    def _checked(self, dim: int | None, most: int | None = None) -> int:
+        most = most or self.full_dim
+        if dim is None:
+            return most
+        if not 1 <= dim <= most:
+            raise UserError(f"dim {dim} is no prefix of the model's {most}: give 1 to {most}")
+        return int(dim)
+
+    def _prompt(self, name: str | None) -> str:
+        name = name or self.default_prompt_name
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(self.prompts) or "none"
+            raise UserError(f"prompt '{name}': {self.folder} has {known}")
+        return self.prompts[name]
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _batches(texts: Iterable[str], size: int) -> Iterator[Sequence[str]]:
+    if isinstance(texts, list | tuple):
+        for start in range(0, len(texts), size):
+            yield texts[start : start + size]
+        return
+    iterator = iter(texts)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _in_order(
+    work: Callable[[Sequence[str], int, bool | None], NDArray[Any]],
+    batches: Iterable[Sequence[str]],
+) -> Iterator[NDArray[Any]]:
+    """`work` on all cores, results in order; never more than a few batches ahead."""
+    workers = cores()
+    waiting: deque[Future[NDArray[Any]]] = deque()
+    first = 0
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(work, batch, first, False))
+                first += len(batch)
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _check_texts(texts: Sequence[str], first: int) -> None:
+    if set(map(type, texts)) <= {str}:
+        return
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise UserError(f"text {first + row} is {kind} {str(text)[:40]!r}, expected a str")
+
+
+def _told(batches: Iterator[NDArray[Any]], bar: Any) -> Iterator[NDArray[Any]]:
+    with bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch))
