@@ -22,7 +22,7 @@ import sys
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -56,11 +56,16 @@ BODY_CHARACTERS = (40, 2_000)  # longer bodies are cut: their first paragraphs s
 MIN_WORDS = 3
 
 
-def embedded_pairs(cache: str | os.PathLike[str] | None = None, progress: bool = True) -> PairSet:
+def embedded_pairs(
+    cache: str | os.PathLike[str] | None = None,
+    say: Callable[[str], None] = print,
+    progress: bool = True,
+) -> PairSet:
     """All pairs of the embedded corpus.
 
     Args:
         cache: a folder that keeps the pairs for the next run with the same packages.
+        say: told the counts and the package versions.
         progress: show a bar while parsing.
 
     Returns:
@@ -86,7 +91,10 @@ def embedded_pairs(cache: str | os.PathLike[str] | None = None, progress: bool =
     counts = Counter(table.column("package").to_pylist())
     dataset = datasets.Dataset.from_dict(table.select(["anchor", "positive"]).to_pydict())
     sources = [Column("anchor", "anchor"), Column("positive", "positive")]
-    return make_pair_set("docstrings", dataset, sources, _report(counts, packages))
+    report = _report(counts, packages)
+    for line in report:
+        say(line)
+    return make_pair_set("docstrings", dataset, sources, report)
 
 
 def extract(packages: dict[str, Package], progress: bool) -> list[tuple[str, str, str]]:

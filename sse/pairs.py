@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,20 @@ def parse_spec(text: str) -> SetSpec:
     return SetSpec(path, columns=columns or None, **values)
 
 
+def as_spec(spec: str | SetSpec | Mapping[str, Any]) -> SetSpec:
+    """A `SetSpec` from itself, from text, or from the mapping that a config file gives."""
+    if isinstance(spec, str):
+        return parse_spec(spec)
+    if isinstance(spec, SetSpec):
+        return spec
+    known = {field.name for field in fields(SetSpec)}
+    if unknown := sorted(set(spec) - known):
+        raise UserError(f"{spec.get('path', 'a set')}: unknown {unknown[0]!r}; use {sorted(known)}")
+    if not spec.get("path"):
+        raise UserError(f"a set without path: {dict(spec)}; give a file, a folder or hf:NAME")
+    return SetSpec(**spec)
+
+
 @dataclass(frozen=True)
 class PairSet:
     """Rows of texts, checked.
@@ -167,14 +181,14 @@ def make_pair_set(
 
 
 def load_sets(
-    specs: Sequence[str | SetSpec],
+    specs: Sequence[str | SetSpec | Mapping[str, Any]],
     cap: int | None = None,
     say: Callable[[str], None] = print,
 ) -> list[PairSet]:
     """Read and check the sets, one `PairSet` per file (or sharded file) and hub set.
 
     Args:
-        specs: see `SetSpec` and `parse_spec`.
+        specs: see `SetSpec` and `parse_spec`; a mapping holds a `SetSpec`'s fields.
         cap: the most rows of each set whose own spec gives no cap.
         say: told, per set, how many pairs it has and which columns were taken.
 
@@ -185,7 +199,7 @@ def load_sets(
     # `datasets` takes a second to import, and only reading needs it.
     from sse.sources import find_sources
 
-    sources = find_sources([parse_spec(spec) if isinstance(spec, str) else spec for spec in specs])
+    sources = find_sources([as_spec(spec) for spec in specs])
     sets = []
     for source in sources:
         dataset = source.read()
