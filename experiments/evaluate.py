@@ -41,7 +41,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--device", help="cpu, cuda, ... (default: what is there)")
     add("--batch-size", type=int, default=256)
     args = parser.parse_args(arguments)
-    if not args.beir and args.nanobeir is None:
+    if not Path(args.model).is_dir():
+        parser.error(f"{args.model}: no such folder: give a model's folder")
+    if not args.beir and not args.nanobeir:
         parser.error("nothing to evaluate on: give --beir FOLDER or --nanobeir")
     if args.batch_size < 1:
         parser.error(f"--batch-size {args.batch_size}: give at least 1")
@@ -55,11 +57,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Load everything first, then evaluate, then write: bad input leaves nothing behind."""
     args = parse(arguments)
-    from sse import beir, files, nanobeir, report, systems  # slow: after --help
+    from sse import beir, nanobeir
 
     collections = [beir.load_beir(folder, args.split) for folder in args.beir]
-    if args.nanobeir is not None:
-        collections += nanobeir.load_nanobeir(args.nanobeir)
+    collections += nanobeir.load_nanobeir(args.nanobeir) if args.nanobeir else []
+    from sse import files, report, systems  # slow: only now that the collections are sound
+
     model = systems.load_model(args.model, args.device)
 
     results = systems.evaluate_beside(

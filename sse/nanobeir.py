@@ -67,7 +67,11 @@ def _hub(source: str, subset: str, split: str) -> Columns:
     try:
         data = load_dataset(source, subset, split=split)
     except Exception as error:  # datasets raises whatever its readers raise
-        raise UserError(f"{source}: {subset} {split} cannot be loaded ({error})") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{source}: {subset} {split} cannot be loaded ({reason}): give a local folder in "
+            "NanoBEIR's layout, or unset HF_HUB_OFFLINE where it is set"
+        ) from error
     return {name: data[name][:] for name in data.column_names}
 
 

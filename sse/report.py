@@ -6,6 +6,8 @@ others are what it stands beside. All must have been evaluated on the same colle
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from sse.files import atomic_file, write_json
 from sse.metrics import METRICS
 
 Results = dict[str, Result]
+
+REPORT = ("report.txt", "report.json", "per_query.parquet", "quality.png")
 
 # Okabe and Ito's palette, told apart by colour-blind readers and, with the markers, in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -28,12 +32,17 @@ def write_report(results: Results, folder: str | Path) -> list[Path]:
     """Write `report.txt`, `report.json`, `per_query.parquet` and `quality.png` into `folder`."""
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    with atomic_file(root / "report.txt") as temporary:
-        temporary.write_text(format_table(results) + "\n", "utf-8")
-    write_json(root / "report.json", to_json(results))
-    write_per_query(results, root / "per_query.parquet")
-    plot(results, root / "quality.png")
-    return [root / n for n in ("report.txt", "report.json", "per_query.parquet", "quality.png")]
+    # All four are made before the first appears, so that a failure leaves an older report whole.
+    with tempfile.TemporaryDirectory(prefix=".report.", dir=root) as name:
+        made = Path(name)
+        with atomic_file(made / "report.txt") as temporary:
+            temporary.write_text(format_table(results) + "\n", "utf-8")
+        write_json(made / "report.json", to_json(results))
+        write_per_query(results, made / "per_query.parquet")
+        plot(results, made / "quality.png")
+        for file in REPORT:
+            os.replace(made / file, root / file)
+    return [root / file for file in REPORT]
 
 
 def format_table(results: Results, metric: str = "ndcg@10") -> str:

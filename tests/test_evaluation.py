@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from sse import ranking
+from sse import ranking, report
 from sse.beir import Collection, pairs_collection
 from sse.errors import UserError
 from sse.evaluation import NO_DIM, default_dims, difference, evaluate, evaluate_bm25
@@ -262,6 +262,19 @@ def test_a_report_holds_what_was_measured(results, tmp_path):
             for dim, row in by_dim.items():
                 assert means.loc[system, name, dim].to_dict() == pytest.approx(row.values)
     assert png.read_bytes().startswith(b"\x89PNG") and png.stat().st_size > 20_000
+
+
+def test_a_report_that_fails_leaves_the_older_one(results, tmp_path, monkeypatch):
+    write_report({"BM25": results["BM25"]}, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full_disk(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "plot", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_report(results, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_one_collection_alone_reports_too(tmp_path):
