@@ -1,9 +1,9 @@
 """The order in which a backward pass reads its tokens, prepared once for a batch.
 
-The table's gradient is itself an embedding bag: row v sums dx over the bags in which token v stands.
-Its bags are the vocabulary's rows and its ids are bag numbers: a stable sort of the tokens turns the
-batch's CSR matrix (bags x tokens) into its transpose (vocabulary x bags). Nothing here waits for a
-GPU, so a plan may be made by a data loader's worker or inside a captured CUDA graph.
+The table's gradient is itself an embedding bag: row v sums dx over the bags in which token v
+stands. Its bags are the vocabulary's rows, its ids bag numbers: a stable sort of the tokens turns
+the batch's CSR matrix (bags x tokens) into its transpose (vocabulary x bags). Nothing here waits
+for a GPU, so a plan may be made by a data loader's worker or inside a captured CUDA graph.
 """
 
 from __future__ import annotations

@@ -11,19 +11,22 @@ from torch import Tensor
 from sse_kernels import host
 from sse_kernels.plan import BagPlan
 
+FEW = 8  # up to V / FEW rows with tokens, clearing and adding them beats writing all V
+
 
 class TableGrad:
     """Lets the backward pass write d loss / d weight straight into `weight.grad`, step after step.
 
     Plain autograd allocates V x D for every call and, when gradients accumulate, reads and writes
-    V x D more to add it. With a `TableGrad` nothing of that size is allocated after the first step:
+    V x D more to add it. With a `TableGrad` no second buffer of that size ever stands beside it:
 
         self.table_grad = TableGrad()                        # once, beside the weight
         y = bag_dyt(weight, ids, offsets, alpha, beta, bias, table_grad=self.table_grad)
         loss.backward(); optimizer.step(); optimizer.zero_grad()    # as ever; None or zeros both do
 
     - `weight.grad is None` (after `zero_grad()`): the buffer of the last step is cleared where it
-      was hit, filled with this step's rows, and is `weight.grad` again.
+      was hit, filled with this step's rows, and is `weight.grad` again; a batch that hits much of
+      the table writes all of it once, into the memory the old buffer held.
     - `weight.grad` is a tensor (accumulation, a second call in one graph, `set_to_none=False`):
       this call's rows are added to it, whichever tensor it is.
 
@@ -71,21 +74,26 @@ class TableGrad:
 
     def _replace(self, weight: Tensor, shares: Tensor, plan: BagPlan, path: ModuleType) -> None:
         hit = plan.starts.diff() > 0  # (V,)
-        if not self._fits(weight):
-            # calloc'ed pages are zero until they are touched, so this is no pass over V x D
-            self._buffer, self._hit = torch.zeros_like(weight.detach()), torch.zeros_like(hit)
-        assert self._buffer is not None and self._hit is not None
-        if path is host and weight.device.type == "cpu" and 2 * int(hit.sum()) < hit.numel():
-            self._clear()
-            path.add_table(self._buffer, shares, plan)
-        else:
+        if path is not host:
+            if not self._fits(weight):
+                self._buffer = torch.empty_like(weight.detach())
             path.overwrite_table(self._buffer, shares, plan)
+        elif int(hit.sum()) > hit.numel() // FEW:
+            # One pass that writes every row once beats clearing and adding. The old buffer goes
+            # first, so that an allocator told to keep its pages gives the same memory back.
+            self._buffer = weight.grad = None
+            self._buffer = host.sum_table(shares, plan, weight.dtype)
+        else:
+            self._clear(weight, hit)
+            path.add_table(self._buffer, shares, plan)
         self._hit = hit
         weight.grad = self._buffer
 
-    def _clear(self) -> None:
-        """Set the rows that were hit to 0."""
-        assert self._buffer is not None and self._hit is not None
+    def _clear(self, weight: Tensor, hit: Tensor) -> None:
+        """Have a buffer of zeros, by setting to 0 the rows that were hit where there is one."""
+        if self._buffer is None or self._hit is None or not self._fits(weight):
+            self._buffer = torch.zeros_like(weight.detach())
+            return
         idle = int((~self._hit).to(torch.uint8).argmax())
         # Whoever changed the whole gradient in place (noise, a clip by a norm that is not finite)
         # changed this row too, which no step has hit: then nothing in the buffer can be kept.
