@@ -55,7 +55,7 @@ def ask_hub(what: str, question: Callable[[Any], Any], way_out: str) -> Any:
             f"{what}: not in the local cache, and HF_HUB_OFFLINE forbids asking the hub; "
             f"unset it, or {way_out}"
         )
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    endpoint = huggingface_hub.constants.ENDPOINT
     try:
         return _within(DEADLINE, lambda: question(huggingface_hub.HfApi()))
     except errors.GatedRepoError as error:
