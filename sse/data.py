@@ -96,7 +96,9 @@ class SSEDataModule(L.LightningDataModule):
         else:
             from sse.corpus import embedded_pairs
 
-            self.pairs = [embedded_pairs(folder, say)]
+            self.pairs = [embedded_pairs(folder)]
+            for line in self.pairs[0].report:
+                say(line)
         self.tokenizer = self._make_tokenizer(folder, say)
         self.sets = [tokenize_set(pairs, self.tokenizer, folder) for pairs in self.pairs]
         self.heldout_rows = hold_out([s.text_ids for s in self.sets], options.holdout)
