@@ -125,14 +125,14 @@ def _read_export(root: Path) -> ModelFolder:
         vectors[name] = np.array(value, np.float32)
     return ModelFolder(
         _rows(root, table), norm, vectors, root / "tokenizer.json",
-        config.get("max_tokens"), _settings(root),
+        _max_tokens(root, config), _settings(root),
     )  # fmt: skip
 
 
 def _read_compact(root: Path, config: dict[str, Any], norm: str) -> ModelFolder:
     """What `sse.quantise.write_compact` writes: rows, scales and the norm's vectors."""
     kind, vocab = config["rows"], config.get("vocab_size")
-    if kind not in KINDS or type(vocab) is not int:
+    if str(kind) not in KINDS or type(vocab) is not int:
         raise UserError(f"{root / CONFIG_NAME} has rows {kind!r} of {vocab!r} tokens: export again")
     tensors = read_safetensors(_need(root / (Q4_REST if kind == "int4" else "model.safetensors")))
     if kind == "int4":
@@ -146,13 +146,22 @@ def _read_compact(root: Path, config: dict[str, Any], norm: str) -> ModelFolder:
         raise UserError(f"{root} lacks {', '.join(missing)}: export the model again")
     vectors = {name: np.array(tensors[full], np.float32) for name, full in names.items()}
     return ModelFolder(
-        rows, norm, vectors, root / "tokenizer.json", config.get("max_tokens"), _settings(root)
+        rows, norm, vectors, root / "tokenizer.json", _max_tokens(root, config), _settings(root)
     )
+
+
+def _max_tokens(root: Path, config: dict[str, Any]) -> int | None:
+    most = config.get("max_tokens")
+    if most is None or (type(most) is int and most > 0):
+        return most
+    raise UserError(f"{root / CONFIG_NAME} has max_tokens {most!r}: a positive number or null")
 
 
 def _rows(root: Path, table: NDArray[Any], scales: NDArray[Any] | None = None) -> Table:
     if table.ndim != 2 or not all(table.shape):
         raise UserError(f"{root}: the table has shape {table.shape}, expected (V, D)")
+    if scales is not None and not np.isfinite(scales).all():
+        raise UserError(f"{root}: the table's scales hold NaN or infinite values: export again")
     return Table(table, scales)
 
 

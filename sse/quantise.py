@@ -152,4 +152,4 @@ def quantise_vectors(x: NDArray[np.float32], precision: str) -> NDArray[Any]:
     if precision == "binary":
         return np.packbits(x > 0, axis=1)
     largest = np.abs(x).max(axis=1, keepdims=True, initial=0)
-    return np.rint(x * (127 / np.where(largest > 0, largest, 1))).astype(np.int8)
+    return np.rint(x / np.where(largest > 0, largest, 1) * 127).astype(np.int8)

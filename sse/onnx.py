@@ -1,0 +1,130 @@
+"""The model as an ONNX graph, for runtimes without Python: padded ids and mask to vectors.
+
+    input_ids (batch, tokens) int64, attention_mask (batch, tokens) int64
+    -> sentence_embedding (batch, D) float32, not normalised
+
+Both sizes are free. The mean is one matrix product of mask and rows, so that padding costs a
+multiplication and no copy. The tokenizer stays outside: its `tokenizer.json` is read by
+`tokenizers` and by transformers.js; encode without special tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sse.errors import UserError
+from sse.files import atomic_file
+from sse.folder import ModelFolder, read_folder
+from sse.numpy_norms import LAYERNORM_EPS, TINY
+from sse.quantise import truncate
+from sse.ragged import Ragged
+
+OPSET, IR_VERSION = 18, 9  # old enough for onnxruntime 1.15 and onnxruntime-web
+LARGEST = 2**31 - 2**20  # bytes that a protobuf file holds
+INSTALL = "pip install 'stable-static-embedding[onnx]'"
+
+
+def export_onnx(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], dim: int | None = None
+) -> Path:
+    """Write the model in folder `source` as the ONNX file `target`, whole or not at all.
+
+    Raises:
+        UserError: onnx is missing, no model there, a dim that is no prefix, more than 2 GB.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise UserError(f"ONNX export needs onnx: {INSTALL}") from None
+    model = read_folder(source)
+    if dim is not None:
+        model = truncate(model, dim)
+    rows, columns = model.rows.shape
+    if rows * columns * 4 > LARGEST:
+        raise UserError(f"{source}: {rows * columns * 4:,} bytes; ONNX holds 2 GB: give a dim")
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(_graph(onnx, model).SerializeToString())
+    return Path(target)
+
+
+def padded(batch: Ragged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids and mask, both (n, longest), of a ragged batch: what the graph takes."""
+    lengths = batch.lengths
+    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ids = np.zeros(mask.shape, np.int64)
+    ids[mask] = batch.ids
+    return ids, mask.astype(np.int64)
+
+
+def _graph(onnx: Any, model: ModelFolder) -> Any:
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    dim = model.rows.shape[1]
+    values: dict[str, Any] = {"table": model.table, **model.vectors}
+    values |= {"tokens": np.array([1], np.int64), "one": np.float32(1)}
+    if model.norm == "rmsnorm":
+        values |= {"tiny": TINY, "last": np.array([-1], np.int64)}
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["table", "input_ids"], ["rows"]),  # (B, T, D)
+        node("Cast", ["attention_mask"], ["mask"], to=onnx.TensorProto.FLOAT),
+        node("Unsqueeze", ["mask", "tokens"], ["weights"]),  # (B, 1, T)
+        node("MatMul", ["weights", "rows"], ["sums"]),  # (B, 1, D)
+        node("Squeeze", ["sums", "tokens"], ["sum"]),
+        node("ReduceSum", ["mask", "tokens"], ["count"], keepdims=1),
+        node("Max", ["count", "one"], ["length"]),  # an empty text has the mean 0
+        node("Div", ["sum", "length"], ["mean"]),
+        *_norm(node, model.norm),
+    ]
+    info = helper.make_tensor_value_info
+    ids = [
+        info(name, onnx.TensorProto.INT64, ["batch", "tokens"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "stable-static-embedding",
+        ids,
+        [info("sentence_embedding", onnx.TensorProto.FLOAT, ["batch", dim])],
+        [
+            numpy_helper.from_array(np.array(value, order="C"), name)
+            for name, value in values.items()
+        ],
+    )
+    made = helper.make_model(
+        graph,
+        producer_name="stable-static-embedding",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    onnx.checker.check_model(made)
+    return made
+
+
+def _norm(node: Any, norm: str) -> list[Any]:
+    """`sse.numpy_norms` as nodes from `mean` to `sentence_embedding`."""
+    out = ["sentence_embedding"]
+    if norm == "dyt":
+        return [
+            node("Mul", ["mean", "alpha"], ["scaled"]),
+            node("Add", ["scaled", "bias"], ["shifted"]),
+            node("Tanh", ["shifted"], ["squashed"]),
+            node("Mul", ["squashed", "beta"], out),
+        ]
+    if norm == "layernorm":
+        epsilon = float(LAYERNORM_EPS)
+        return [node("LayerNormalization", ["mean", "weight", "bias"], out, epsilon=epsilon)]
+    if norm == "rmsnorm":
+        return [
+            node("ReduceL2", ["mean", "last"], ["norm"], keepdims=1),
+            node("Max", ["norm", "tiny"], ["floor"]),
+            node("Div", ["mean", "floor"], ["unit"]),
+            node("Mul", ["unit", "gain"], out),
+        ]
+    if norm == "none":
+        return [node("Identity", ["mean"], out)]
+    raise UserError(f"norm '{norm}' has no ONNX form yet")
