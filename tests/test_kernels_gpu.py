@@ -20,7 +20,10 @@ from kernels_cases import (
     run,
 )
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 MODES = pytest.mark.parametrize("atomic", [False, True], ids=["ordered", "atomic"])
 
 
