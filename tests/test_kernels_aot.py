@@ -46,8 +46,8 @@ def test_no_spill_few_registers_and_wide_loads(kernel, dtype, target):
 
     report = compile_kernel(kernel, dtype, target)
     assert report.spills == 0
-    # 128 registers a thread leave 512 threads of an SM's 65,536; AMD's 512 a lane leave 3 waves
-    assert report.registers <= (128 if target != "gfx942" else 168)
+    # 80 registers a thread let 768 threads share an SM's 65,536; AMD's 512 a lane leave 3 waves
+    assert report.registers <= (80 if target != "gfx942" else 168)
     if target == "gfx942":
         assert report.wide >= (4 if kernel in GATHERS else 1)
     elif kernel in GATHERS:

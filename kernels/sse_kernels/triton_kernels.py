@@ -31,16 +31,17 @@ def pool_gate(
     start = tl.load(offsets + bag).to(tl.int64)
     stop = tl.load(offsets + bag + 1).to(tl.int64)
     step = tl.arange(0, BLOCK_L)
-    total = tl.zeros([BLOCK_L, BLOCK_D], dtype=ACC)
+    total = tl.zeros([BLOCK_D], dtype=ACC)
     at = start
     while at < stop:
         token = tl.load(ids + at + step, mask=at + step < stop, other=-1).to(tl.int64)
         known = (token >= 0) & (token < vocab)  # an id out of range reads as a row of zeros
         here = weight + token[:, None] * stride + col[None, :]
-        total += tl.load(here, mask=known[:, None] & inside[None, :], other=0.0).to(ACC)
+        lines = tl.load(here, mask=known[:, None] & inside[None, :], other=0.0)
+        total += tl.sum(lines.to(ACC), axis=0)  # a thread holds a column of all BLOCK_L lines
         at += BLOCK_L
     length = tl.maximum(stop - start, 1).to(ACC)
-    x = tl.sum(total, axis=0) / length
+    x = total / length
     out = bag * dim + col
     if KEEP:
         tl.store(mean + out, x, mask=inside)
@@ -101,7 +102,7 @@ def gate_grad(
 @triton.jit
 def _sum_lines(values, rows, begin, end, col, inside, dim, total,
                GATHER: tl.constexpr, BLOCK_L: tl.constexpr):  # fmt: skip
-    """Add values[rows[i]] (GATHER) or values[i], begin <= i < end, to total (BLOCK_L, BLOCK_D)."""
+    """Add values[rows[i]] (GATHER) or values[i], begin <= i < end, to total (BLOCK_D,)."""
     step = tl.arange(0, BLOCK_L)
     at = begin
     while at < end:
@@ -110,7 +111,8 @@ def _sum_lines(values, rows, begin, end, col, inside, dim, total,
         if GATHER:
             line = tl.load(rows + line, mask=valid, other=0).to(tl.int64)
         here = values + line[:, None] * dim + col[None, :]
-        total += tl.load(here, mask=valid[:, None] & inside[None, :], other=0.0).to(total.dtype)
+        lines = tl.load(here, mask=valid[:, None] & inside[None, :], other=0.0)
+        total += tl.sum(lines.to(total.dtype), axis=0)
         at += BLOCK_L
     return total
 
@@ -127,10 +129,10 @@ def chunk_sum(
         col = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
         inside = col < dim
         begin = chunk * CHUNK
-        total = tl.zeros([BLOCK_L, BLOCK_D], dtype=ACC)
+        total = tl.zeros([BLOCK_D], dtype=ACC)
         total = _sum_lines(shares, rows, begin, begin + CHUNK, col, inside, dim, total,
                            True, BLOCK_L)  # fmt: skip
-        tl.store(chunks + chunk * dim + col, tl.sum(total, axis=0), mask=inside)
+        tl.store(chunks + chunk * dim + col, total, mask=inside)
 
 
 @triton.jit
@@ -151,15 +153,14 @@ def row_sum(
     head = tl.minimum(first * CHUNK, end)
     tail = tl.maximum(last * CHUNK, head)
     if (end > begin) | (ADD == 0):
-        total = tl.zeros([BLOCK_L, BLOCK_D], dtype=ACC)
+        total = tl.zeros([BLOCK_D], dtype=ACC)
         total = _sum_lines(shares, rows, begin, head, col, inside, dim, total, True, BLOCK_L)
         total = _sum_lines(chunks, rows, first, last, col, inside, dim, total, False, BLOCK_L)
         total = _sum_lines(shares, rows, tail, end, col, inside, dim, total, True, BLOCK_L)
-        out = tl.sum(total, axis=0)
         here = grad + row * stride + col
         if ADD:
-            out += tl.load(here, mask=inside, other=0.0).to(ACC)
-        tl.store(here, out.to(grad.dtype.element_ty), mask=inside)
+            total += tl.load(here, mask=inside, other=0.0).to(ACC)
+        tl.store(here, total.to(grad.dtype.element_ty), mask=inside)
 
 
 @triton.jit
