@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,19 +148,33 @@ class SSEDataModule(L.LightningDataModule):
         """The batches of an epoch over all `world` processes."""
         if (epoch, world) not in self._plans:
             options = self.hparams
-            self._plans = {
-                (epoch, world): plan_epoch(
-                    [s.text_ids for s in self.sets],
-                    self.train_rows,
-                    options.batch_size * world,
-                    options.seed,
-                    epoch,
-                    options.batches,
-                    options.unique_texts,
-                    [s.name for s in self.sets],
-                )
-            }
+            self._plans[epoch, world] = plan_epoch(
+                [s.text_ids for s in self.sets],
+                self.train_rows,
+                options.batch_size * world,
+                options.seed,
+                epoch,
+                options.batches,
+                options.unique_texts,
+                [s.name for s in self.sets],
+            )
         return self._plans[epoch, world]
+
+    def optimizer_steps(self, trainer: L.Trainer) -> int:
+        """Optimiser steps of the whole run, for the schedule.
+
+        Not Lightning's `estimated_stepping_batches`: that makes the loader before a checkpoint is
+        read, so a resumed epoch would start from its first batch; and it takes all epochs to be as
+        long as the first.
+        """
+        if trainer.max_epochs in (None, -1):
+            return trainer.max_steps
+        limit, steps = trainer.limit_train_batches, 0
+        for epoch in range(trainer.max_epochs):
+            batches = len(self.plan(epoch, trainer.world_size))
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * (limit or 1))
+            steps += math.ceil(batches / trainer.accumulate_grad_batches)
+        return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
     def train_dataloader(self) -> DataLoader[Features]:
         """The current epoch's batches, from the step at which a resumed run stands."""
@@ -167,7 +182,9 @@ class SSEDataModule(L.LightningDataModule):
         assert trainer is not None
         rank, world = trainer.global_rank, trainer.world_size
         plan = self.plan(trainer.current_epoch, world)
-        start = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        # Elsewhere than in a resumed epoch the counter still holds the last epoch's end.
+        loop = trainer.fit_loop.epoch_loop
+        start = loop.batch_progress.current.ready if loop.restarting else 0
         batches = PairBatches(self.sets, plan, rank, world, mask=not self.hparams.unique_texts)
         return DataLoader(
             batches,

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from sse.errors import UserError
 from sse.loss import check_dims, equal_texts, matryoshka_loss
 from sse.model import SSE
+from sse.norms import check_norm
 from sse.tokenizer import TextTokenizer
 
 PUBLISHED_DIMS = (512, 256, 128, 64, 32)
@@ -65,6 +66,7 @@ class SSEModule(L.LightningModule):
         default = [d for d in PUBLISHED_DIMS if d < dim]
         self.dims = check_dims(matryoshka_dims or [dim, *default], dim)
         self.weights = _weights(self.dims, matryoshka_dims, matryoshka_weights)
+        check_norm(norm)
         if schedule not in SCHEDULES:
             raise UserError(
                 f"unknown schedule '{schedule}' (--model.schedule): choose one of "
@@ -145,7 +147,7 @@ class SSEModule(L.LightningModule):
             weight_decay=options.weight_decay,
             fused=True,
         )
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.trainer.datamodule.optimizer_steps(self.trainer)
         warmup = math.ceil(options.warmup * total)
         decay = SCHEDULES[options.schedule]
 

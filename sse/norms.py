@@ -61,8 +61,13 @@ NORMS: dict[str, Callable[[int, float], nn.Module]] = {
 }
 
 
-def make_norm(name: str, dim: int, alpha_init: float = 0.5) -> nn.Module:
-    """The norm `name` of `dim` dimensions; `alpha_init` matters to the tanh-like ones only."""
+def check_norm(name: str) -> None:
+    """UserError for a name that no norm has."""
     if name not in NORMS:
         raise UserError(f"unknown norm '{name}' (--model.norm): choose one of {', '.join(NORMS)}")
+
+
+def make_norm(name: str, dim: int, alpha_init: float = 0.5) -> nn.Module:
+    """The norm `name` of `dim` dimensions; `alpha_init` matters to the tanh-like ones only."""
+    check_norm(name)
     return NORMS[name](dim, alpha_init)

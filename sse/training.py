@@ -28,21 +28,28 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sse import evaluation
 from sse.allocator import keep_freed_memory
-from sse.beir import Collection, load_beir, pairs_collection
+from sse.beir import load_beir, pairs_collection
 from sse.callbacks import Throughput, callbacks
 from sse.data import SSEDataModule
 from sse.errors import UserError, one_line
-from sse.portable import export
 from sse.files import atomic_file, write_json
 from sse.model import SSEModel
 from sse.module import SSEModule
 from sse.nanobeir import load_nanobeir
+from sse.portable import export
 from sse.report import format_table, write_report
 from sse.resume import arguments_of, check_resumed, find_checkpoint
 
 # With max_epochs unset a run gets as many epochs as give about this many steps, within bounds.
 STEPS_WANTED = 600
-MOST_EPOCHS = 5
+MOST_EPOCHS = 10
+
+
+DESCRIPTION = """Train, evaluate and export a static embedding.
+With no option it trains on the docstrings of the installed packages.
+Your own pairs: --data.paths "[pairs.jsonl, more.parquet]";
+a published recipe: --config experiments/configs/sse_v1.yaml;
+going on after a stop: --resume DIR."""
 
 
 @dataclass
@@ -89,11 +96,14 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the data first: epochs and evaluation intervals depend on them."""
         config = self.config
-        folder = run_folder(config)
+        self.folder = folder = run_folder(config)
+        # Read what to evaluate on before training: a typing error must not cost the training.
+        self.collections = [load_beir(path) for path in config.eval.beir]
+        if config.eval.nanobeir:
+            self.collections += load_nanobeir(config.eval.nanobeir)
         say(f"run: {folder}")
         if keep_freed_memory():
             say("allocator: glibc keeps freed memory (mallopt), which speeds up CPU training")
-        self.folder = folder
         self.datamodule.build(say)
         self.model.build(self.datamodule.tokenizer)
         steps = len(self.datamodule.plan(0, world_size(config)))
@@ -113,9 +123,9 @@ class TrainCLI(LightningCLI):
         else:
             kwargs["limit_val_batches"] = 0
         monitor = f"val/ndcg@10_{self.model.dims[0]}d" if heldout else None
-        if not trainer.callbacks:
-            bar = trainer.enable_progress_bar is not False
-            kwargs["callbacks"] = callbacks(folder / "checkpoints", monitor, config.ema, bar)
+        bar = trainer.enable_progress_bar is not False
+        ours = callbacks(folder / "checkpoints", monitor, config.ema, bar)
+        kwargs["callbacks"] = [*ours, *(self.config_init.trainer.callbacks or [])]
         if trainer.logger is None:
             kwargs["logger"] = [
                 TensorBoardLogger(folder, "tensorboard", version=""),
@@ -148,10 +158,9 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
             "use_distributed_sampler": False,
             "reload_dataloaders_every_n_epochs": 1,
         },
-        parser_kwargs={"prog": "train.py", "exit_on_error": False},
+        parser_kwargs={"prog": "train.py", "description": DESCRIPTION, "exit_on_error": False},
         auto_configure_optimizers=False,
     )
-    collections = evaluation_sets(cli)
     checkpoint = find_checkpoint(cli.config.resume) if cli.config.resume else None
     with atomic_file(cli.folder / "config.yaml") as temporary:
         temporary.write_text(cli.parser.dump(cli.config, skip_link_targets=True), "utf-8")
@@ -159,28 +168,19 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     seconds = time.perf_counter() - start
     if cli.trainer.is_global_zero:
-        return finish(cli, collections, seconds)
+        return finish(cli, seconds)
     return {}
 
 
-def evaluation_sets(cli: TrainCLI) -> list[Collection]:
-    """Read them before training: a typing error must not cost the training."""
-    options = cli.config.eval
-    collections = [load_beir(folder) for folder in options.beir]
-    if options.nanobeir:
-        collections += load_nanobeir(options.nanobeir)
-    anchors, positives = cli.datamodule.heldout_pairs()
-    if anchors:
-        collections.insert(0, pairs_collection("held-out pairs", anchors, positives))
-    return collections
-
-
-def finish(cli: TrainCLI, collections: list[Collection], seconds: float) -> dict[str, Any]:
+def finish(cli: TrainCLI, seconds: float) -> dict[str, Any]:
     """Evaluate beside the untrained model and BM25, export, and write metrics.json."""
     module, data, folder = cli.model, cli.datamodule, cli.folder
     throughput = next(c for c in cli.trainer.callbacks if isinstance(c, Throughput))
     say(f"trained in {seconds:.1f} s, {throughput.rate:,.0f} pairs/s")
     model = SSEModel(modules=[module.model.float().cpu()], device="cpu")
+    anchors, positives = data.heldout_pairs()
+    heldout = [pairs_collection("held-out pairs", anchors, positives)] if anchors else []
+    collections = [*heldout, *cli.collections]
     results = {}
     if collections:
         untrained = SSEModel(modules=[module.untrained(data.tokenizer)], device="cpu")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import sentences
 from sentence_transformers import SentenceTransformer
 
 import sse
@@ -19,7 +20,6 @@ from sse.data import hold_out, train_rows
 from sse.errors import UserError
 from sse.module import own_positive_ndcg
 from sse.training import main
-from conftest import sentences
 
 TRAIN = Path(__file__).parents[1] / "experiments" / "train.py"
 
@@ -66,16 +66,25 @@ def test_a_run_writes_what_it_promises_and_learns(options, tmp_path):
     assert on_disk == facts
     scores = {name: on_disk["metrics"][name]["held-out pairs"] for name in ("trained", "untrained")}
     assert scores["trained"]["32"]["ndcg@10"] > scores["untrained"]["32"]["ndcg@10"]
-    assert {"ndcg@10", "mrr@10", "map@100", "recall@10", "accuracy@1"} <= set(scores["trained"]["32"])
+    assert {"ndcg@10", "mrr@10", "map@100", "recall@10", "accuracy@1"} <= set(
+        scores["trained"]["32"]
+    )
     assert "BM25" in on_disk["metrics"]
     assert on_disk["pairs_per_second"] > 0
-    for name in ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "model/README.md"):
+    for name in (
+        "config.yaml",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "model/README.md",
+    ):
         assert (out / name).is_file(), name
     assert list((out / "tensorboard").glob("events*"))
     assert "train/loss" in (out / "logs" / "metrics.csv").read_text().split("\n")[0]
     assert list((out / "report").glob("*.png"))
     vectors = sse.load(out / "model").encode(["red circle"])
-    np.testing.assert_array_equal(vectors, SentenceTransformer(str(out / "model")).encode(["red circle"]))
+    np.testing.assert_array_equal(
+        vectors, SentenceTransformer(str(out / "model")).encode(["red circle"])
+    )
     assert not list(out.rglob("*.tmp"))
 
 
@@ -86,9 +95,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(options, tmp_
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-@pytest.mark.parametrize("extra", [[], ["--ema=0.9", "--trainer.accumulate_grad_batches=2"]])
-def test_a_killed_run_resumes_bitwise(options, tmp_path, extra):
-    """SIGKILL in mid-epoch, then --resume: the weights of the undisturbed run."""
+@pytest.mark.parametrize(
+    ("step", "extra"),
+    [
+        (17, []),  # in mid-epoch
+        (10, ["--data.num_workers=2"]),  # at the end of one
+        (17, ["--ema=0.9", "--trainer.accumulate_grad_batches=2"]),  # half an accumulation is lost
+    ],
+)
+def test_a_killed_run_resumes_bitwise(options, tmp_path, step, extra):
+    """SIGKILL, then --resume: the weights of the undisturbed run."""
     slow = [*options, *extra, "--trainer.max_epochs=3"]
     main([*slow, f"--out={tmp_path / 'whole'}"])
     code = (
@@ -97,7 +113,7 @@ def test_a_killed_run_resumes_bitwise(options, tmp_path, extra):
         "old = sse.callbacks.Throughput.on_train_batch_end\n"
         "def die(self, trainer, *rest):\n"
         "    old(self, trainer, *rest)\n"
-        "    if trainer.fit_loop.epoch_loop.total_batch_idx == 17:\n"
+        f"    if trainer.fit_loop.epoch_loop.total_batch_idx == {step}:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "sse.callbacks.Throughput.on_train_batch_end = die\n"
         "from sse.training import main\n"
@@ -131,7 +147,11 @@ def test_a_torn_checkpoint_is_one_clear_line(options, tmp_path):
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm", "none"])
 def test_every_norm_trains_and_exports(options, tmp_path, norm):
     facts = main([*options, f"--out={tmp_path / norm}", f"--model.norm={norm}"])
-    scores = {name: facts["metrics"][name]["held-out pairs"]["32"]["ndcg@10"] for name in facts["metrics"] if name != "BM25"}
+    scores = {
+        name: facts["metrics"][name]["held-out pairs"]["32"]["ndcg@10"]
+        for name in facts["metrics"]
+        if name != "BM25"
+    }
     assert scores["trained"] > scores["untrained"]
     assert sse.load(tmp_path / norm / "model")[0].norm_name == norm
 
@@ -157,7 +177,9 @@ def test_repeated_texts_are_masked_where_the_sampler_allows_them(options, tmp_pa
         (["--model.matryoshka_dims=[32,8]", "--model.matryoshka_weights=[1]"], "weights"),
     ],
 )
-def test_bad_options_are_one_clear_line_and_leave_no_run(options, tmp_path, arguments, words, capsys):
+def test_bad_options_are_one_clear_line_and_leave_no_run(
+    options, tmp_path, arguments, words, capsys
+):
     from sse.training import run
 
     out = tmp_path / "run"
@@ -167,6 +189,28 @@ def test_bad_options_are_one_clear_line_and_leave_no_run(options, tmp_path, argu
     assert words in line
     assert not (out / "model").exists()
     assert not (out / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--trainer.precision=bf16-mixed"],
+        ["--trainer.gradient_clip_val=1.0"],
+        ["--trainer.max_steps=5"],
+        ["--model.symmetric=true", "--model.matryoshka_dims=[16, 32]"],
+        ["--data.batches=round_robin", "--data.max_tokens=4"],
+        ["--data.holdout=0"],
+    ],
+)
+def test_the_trainers_usual_options_work(options, tmp_path, extra):
+    facts = main([*options, f"--out={tmp_path / 'run'}", *extra])
+    wanted = {"--trainer.max_steps=5": 5, "--data.holdout=0": 26}
+    assert facts["steps"] == wanted.get(extra[0], 22), "11 batches an epoch, 13 with the held-out"
+    assert sse.load(tmp_path / "run" / "model").encode(["red"]).shape == (1, 32)
+    if "holdout" not in extra[0]:
+        scores = {name: by["held-out pairs"] for name, by in facts["metrics"].items()}
+        dim = next(iter(scores["trained"]))
+        assert scores["trained"][dim]["mrr@10"] > scores["untrained"][dim]["mrr@10"]
 
 
 def test_an_existing_run_is_never_overwritten(options, tmp_path):
@@ -195,7 +239,9 @@ def test_ctrl_c_ends_in_one_line_and_can_be_resumed(options, tmp_path):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert errors.strip().split("\n")[-1].startswith("error: stopped by SIGINT: go on with --resume")
+    assert (
+        errors.strip().split("\n")[-1].startswith("error: stopped by SIGINT: go on with --resume")
+    )
     assert not (out / "model").exists()
     assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 0
 
