@@ -50,7 +50,8 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("SYSTEM", "KIND"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        seconds, pairs = _measure(*options.one, options)
+        system, kind = options.one
+        seconds, pairs = _measure(system, kind, options)
         print(json.dumps({"pairs_per_second": pairs / seconds}))  # noqa: T201
         return
     if importlib.util.find_spec("accelerate") is None:

@@ -47,7 +47,7 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
     name = facts.get("name", "Stable Static Embedding")
     rows, dim = module.embedding.weight.shape
     metrics: Metrics = facts.get("metrics", {})
-    header = {
+    header: dict[str, Any] = {
         "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction",
                  "static-embedding", "stable-static-embedding"],
         "pipeline_tag": "sentence-similarity",
@@ -61,7 +61,8 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
         "A static text embedding: one table row per WordPiece token, their mean, then "
         f"{NORM_TEXT.get(module.norm_name, module.norm_name)}. No attention, no length limit"
         f"{_limit(module)}. {rows:,} tokens x {dim} dimensions, {rows * dim / 1e6:.1f} M "
-        "parameters; vectors may be cut to a Matryoshka dimension (`truncate_dim`). Similarity: cosine.\n",
+        "parameters; vectors may be cut to a Matryoshka dimension (`truncate_dim`). "
+        "Similarity: cosine.\n",
         f"## Use\n\n```python\n{SNIPPET}```\n",
     ]
     if metrics:

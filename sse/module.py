@@ -117,8 +117,9 @@ class SSEModule(L.LightningModule):
         """Stop at the first NaN. On a GPU only where a value is fetched anyway: it would wait."""
         every = 1 if loss.device.type == "cpu" else self.trainer.log_every_n_steps
         if self.global_step % every == 0 and not math.isfinite(loss.item()):
+            where = f"step {self.global_step}, epoch {self.current_epoch}"
             raise UserError(
-                f"the loss is {loss.item()} at step {self.global_step}, epoch {self.current_epoch}: "
+                f"the loss is {loss.item()} at {where}: "
                 f"lower --model.lr ({self.hparams.lr}) or --model.scale ({self.hparams.scale})"
             )
 
