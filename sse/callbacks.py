@@ -23,8 +23,8 @@ from lightning.pytorch.callbacks import (
 from sse.errors import Stopped
 from sse.files import atomic_file
 
-# Seconds. A checkpoint holds the table and Adam's two moments (190 MB at 30522 x 512) and takes about
-# 0.5 s to write, 0.3% of the time.
+# Seconds. A checkpoint holds the table and Adam's two moments (190 MB at 30522 x 512) and takes
+# about 0.5 s to write, 0.3% of the time.
 CHECKPOINT_INTERVAL = 180.0
 
 

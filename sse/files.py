@@ -43,6 +43,9 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
+        for path in temporary.rglob("*"):
+            # Some writers make their files private; a model folder is for whoever may read it.
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
         if target.exists():
             # A folder cannot be replaced in one call: move the old one aside first.
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))

@@ -1,0 +1,69 @@
+"""Files are whole or absent, whatever happens while they are written."""
+
+import errno
+import os
+import stat
+
+import pytest
+
+from sse.errors import Stopped, UserError, one_line
+from sse.files import atomic_file, atomic_folder, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "facts.json"
+    write_json(path, {"a": 1})
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="full"), atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "disk full")
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["facts.json"]
+
+
+def test_a_folder_is_replaced_whole_and_readable_by_others(tmp_path):
+    target = tmp_path / "model"
+    for text in ("old", "new"):
+        with atomic_folder(target) as temporary:
+            (temporary / "sub").mkdir()
+            file = temporary / "sub" / "x"
+            file.write_text(text)
+            file.chmod(0o600)
+    assert (target / "sub" / "x").read_text() == "new"
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE((target / "sub" / "x").stat().st_mode) == 0o666 & ~mask
+    with pytest.raises(ValueError, match="stop"), atomic_folder(target) as temporary:
+        (temporary / "half").write_text("half")
+        raise ValueError("stop")
+    assert sorted(os.listdir(tmp_path)) == ["model"]
+    assert (target / "sub" / "x").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("dim is 0 (--model.dim):\n give 1"), 2, "error: dim is 0 (--model.dim): give 1"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (Stopped(15, "go on"), 143, "error: stopped by SIGTERM: go on"),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, "No space left on device"),
+    ],
+)
+def test_failures_a_user_can_mend_are_one_line_and_an_exit_code(error, code, line, capsys):
+    @one_line
+    def main():
+        raise error
+
+    assert main() == code
+    printed = capsys.readouterr().err
+    assert line in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_defect_of_ours_keeps_its_traceback():
+    @one_line
+    def main():
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        main()
