@@ -5,7 +5,7 @@
    torch's embedding_bag does, so float32 means are bit for bit the same.
 
    Rows are float32, float16, int8 with a scale each, or 4 bits with a scale each (high nibble
-   first). The caller checks shapes and types; token ids are checked here. */
+   first). The caller checks types; sizes, offsets and token ids are checked here. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -25,20 +25,23 @@
 
 #define AHEAD 8 /* tokens: rows are scattered, so memory is asked for this much in advance */
 
+#define BEYOND_IDS -2 /* the offsets leave the ids */
+
 typedef struct {
     const char *rows;    /* the table */
     int64_t stride;      /* bytes from row to row */
     int64_t count;       /* rows */
     const float *scales; /* of int8 and 4-bit rows */
     const uint32_t *ids;
-    const int64_t *offsets; /* of `texts` + 1 entries */
+    int64_t tokens;
+    const int64_t *offsets; /* texts + 1 */
     int64_t texts;
     int64_t dim; /* leading columns wanted */
     float *out;  /* (texts, dim) */
 } Job;
 
-static inline void fetch(const Job *job, int64_t token, int64_t end, int64_t bytes) {
-    if (token < end && job->ids[token] < job->count) {
+static inline void fetch(const Job *job, int64_t token, int64_t bytes) {
+    if (token < job->tokens && job->ids[token] < job->count) {
         const char *row = job->rows + job->ids[token] * job->stride;
         for (int64_t at = 0; at < bytes; at += 64) PREFETCH(row + at);
     }
@@ -57,19 +60,20 @@ static inline float from_half(uint16_t half) {
     return value;
 }
 
-/* One function per row type: ADD adds the row `id` to `out`. Returns the first id beyond the
-   table, or -1. */
+/* One function per row type: ADD adds the row `id` to `out`. Returns -1, or the first id beyond the
+   table, or BEYOND_IDS. */
 #define POOL(NAME, BYTES, ADD)                                                       \
     EVERY_CPU static int64_t NAME(const Job *job) {                                  \
-        const int64_t dim = job->dim, bytes = (BYTES), end = job->offsets[job->texts]; \
+        const int64_t dim = job->dim, bytes = (BYTES);                           \
         for (int64_t text = 0; text < job->texts; text++) {                          \
             float *restrict out = job->out + text * dim;                             \
             const int64_t first = job->offsets[text], last = job->offsets[text + 1]; \
+            if (first < 0 || last > job->tokens) return BEYOND_IDS;                  \
             memset(out, 0, dim * sizeof(float));                                     \
             for (int64_t token = first; token < last; token++) {                     \
                 const uint32_t id = job->ids[token];                                 \
                 if (id >= job->count) return id;                                     \
-                fetch(job, token + AHEAD, end, bytes);                               \
+                fetch(job, token + AHEAD, bytes);                                    \
                 const char *row = job->rows + id * job->stride;                      \
                 ADD                                                                  \
             }                                                                        \
@@ -110,37 +114,49 @@ POOL(pool_int4, (dim + 1) / 2, {
 static int64_t (*const POOLS[])(const Job *) = {pool_float32, pool_float16, pool_int8, pool_int4};
 
 static PyObject *pool(PyObject *self, PyObject *args) {
-    Job job;
+    Py_buffer rows, scales, ids, offsets, out;
     int kind;
-    unsigned long long rows, scales, ids, offsets, out;
-    long long stride, count, texts, dim;
-    if (!PyArg_ParseTuple(args, "iKLLKKKLLK", &kind, &rows, &stride, &count, &scales, &ids,
-                          &offsets, &texts, &dim, &out))
+    Py_ssize_t count, dim;
+    int64_t beyond = BEYOND_IDS;
+    if (!PyArg_ParseTuple(args, "iny*z*y*y*w*n", &kind, &count, &rows, &scales, &ids, &offsets,
+                          &out, &dim))
         return NULL;
-    if (kind < 0 || kind > 3) {
-        PyErr_SetString(PyExc_ValueError, "unknown kind of rows");
+    const Job job = {
+        .rows = rows.buf,
+        .stride = count > 0 ? rows.len / count : 0,
+        .count = count,
+        .scales = scales.buf,
+        .ids = ids.buf,
+        .tokens = ids.len / 4,
+        .offsets = offsets.buf,
+        .texts = offsets.len / 8 - 1,
+        .dim = dim,
+        .out = out.buf,
+    };
+    const int64_t bytes[] = {4 * dim, 2 * dim, dim, (dim + 1) / 2};
+    const int fits = kind >= 0 && kind <= 3 && dim > 0 && bytes[kind] <= job.stride &&
+                     (kind < 2 || scales.len == 4 * count) && out.len == 4 * dim * job.texts;
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+        beyond = POOLS[kind](&job);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&rows);
+    PyBuffer_Release(&scales);
+    PyBuffer_Release(&ids);
+    PyBuffer_Release(&offsets);
+    PyBuffer_Release(&out);
+    if (beyond == BEYOND_IDS) {
+        PyErr_SetString(PyExc_ValueError, "rows, scales, ids, offsets and out do not fit");
         return NULL;
     }
-    job.rows = (const char *)(uintptr_t)rows;
-    job.stride = stride;
-    job.count = count;
-    job.scales = (const float *)(uintptr_t)scales;
-    job.ids = (const uint32_t *)(uintptr_t)ids;
-    job.offsets = (const int64_t *)(uintptr_t)offsets;
-    job.texts = texts;
-    job.dim = dim;
-    job.out = (float *)(uintptr_t)out;
-    int64_t beyond;
-    Py_BEGIN_ALLOW_THREADS
-    beyond = POOLS[kind](&job);
-    Py_END_ALLOW_THREADS
     return PyLong_FromLongLong(beyond);
 }
 
 static PyMethodDef METHODS[] = {
     {"pool", pool, METH_VARARGS,
-     "pool(kind, rows, stride, count, scales, ids, offsets, texts, dim, out) -> id or -1\n\n"
-     "Addresses as integers; see sse/pool.py, the only caller."},
+     "pool(kind, count, rows, scales, ids, offsets, out, dim) -> id beyond the table, or -1\n\n"
+     "See sse/pool.py, the only caller."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_pool", NULL, -1, METHODS,

@@ -27,6 +27,7 @@ from sse.pool import Table
 from sse.quantise import PRECISIONS, quantise_rows, quantise_vectors, width
 from sse.tokenizer import load_tokenizer
 
+FEW = 64  # texts that go without generators and bars: a query should cost microseconds
 BLOCK = 128  # rows pooled and normed at a time: 256 KB at 512 dimensions
 
 
@@ -100,7 +101,12 @@ class Encoder:
             UserError: a dim that is no prefix, an unknown prompt or precision, texts that are none.
         """
         if isinstance(texts, str):
-            return next(self.stream([texts], dim, normalize, 1, prompt_name, precision))[0]
+            return self._work(
+                [texts], 0, None, *self._asked(dim, normalize, 1, prompt_name, precision)
+            )[0]
+        if isinstance(texts, list) and 0 < len(texts) <= min(batch_size, FEW):
+            asked = self._asked(dim, normalize, batch_size, prompt_name, precision)
+            return self._work(texts, 0, None, *asked)
         total = len(texts) if isinstance(texts, Sequence | np.ndarray) else None
         batches = self.stream(texts, dim, normalize, batch_size, prompt_name, precision)
         if progress:
@@ -130,26 +136,48 @@ class Encoder:
 
         The arguments are `encode`'s.
         """
-        dim = self._checked(dim, self.dim)
+        asked = self._asked(dim, normalize, batch_size, prompt_name, precision)
+        batches = _batches(texts, batch_size)
+        head = list(islice(batches, 2))
+        if len(head) < 2:  # threads would only cost
+            yield from (self._work(batch, 0, None, *asked) for batch in head)
+            return
+
+        def work(batch: Sequence[str], first: int) -> NDArray[Any]:
+            return self._work(batch, first, False, *asked)
+
+        yield from _in_order(work, (batch for part in (head, batches) for batch in part))
+
+    def _asked(
+        self,
+        dim: int | None,
+        normalize: bool,
+        batch_size: int,
+        prompt_name: str | None,
+        precision: str,
+    ) -> tuple[int, bool, str, str]:
+        """The arguments, checked."""
         if precision not in PRECISIONS:
             raise UserError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: give at least 1")
-        prompt = self._prompt(prompt_name)
+        return self._checked(dim, self.dim), normalize, self._prompt(prompt_name), precision
 
-        def work(batch: Sequence[str], first: int, parallel: bool | None) -> NDArray[Any]:
-            _check_texts(batch, first)
-            if prompt:
-                batch = [prompt + text for text in batch]
-            vectors = self._encode(batch, dim, normalize, parallel)
-            return quantise_vectors(vectors, precision)
-
-        batches = _batches(texts, batch_size)
-        head = list(islice(batches, 2))
-        if len(head) < 2:  # threads would only cost
-            yield from (work(batch, 0, None) for batch in head)
-            return
-        yield from _in_order(work, (batch for part in (head, batches) for batch in part))
+    def _work(
+        self,
+        batch: Sequence[str],
+        first: int,
+        parallel: bool | None,
+        dim: int,
+        normalize: bool,
+        prompt: str,
+        precision: str,
+    ) -> NDArray[Any]:
+        """One batch, whose first text has the number `first`."""
+        _check_texts(batch, first)
+        if prompt:
+            batch = [prompt + text for text in batch]
+        return quantise_vectors(self._encode(batch, dim, normalize, parallel), precision)
 
     def info(self) -> dict[str, Any]:
         """What is loaded, ready for JSON."""
@@ -227,7 +255,7 @@ def _batches(texts: Iterable[str], size: int) -> Iterator[Sequence[str]]:
 
 
 def _in_order(
-    work: Callable[[Sequence[str], int, bool | None], NDArray[Any]],
+    work: Callable[[Sequence[str], int], NDArray[Any]],
     batches: Iterable[Sequence[str]],
 ) -> Iterator[NDArray[Any]]:
     """`work` on all cores, results in order; never more than a few batches ahead."""
@@ -237,7 +265,7 @@ def _in_order(
     with ThreadPoolExecutor(workers) as pool:
         try:
             for batch in batches:
-                waiting.append(pool.submit(work, batch, first, False))
+                waiting.append(pool.submit(work, batch, first))
                 first += len(batch)
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
