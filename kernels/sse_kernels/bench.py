@@ -35,20 +35,24 @@ from sse_kernels.bench_report import PASSES, Row, machine, table, write_figure, 
 from sse_kernels.plan import build_plan
 
 
-def measure(case: Case, device: torch.device, rounds: int, compiled: bool) -> Row:
+def measure(case: Case, device: torch.device, args: argparse.Namespace) -> Row:
     """Every contender's passes over one case."""
     batch = Batch(case, device)
     moved = traffic(case, batch.distinct)
-    calls = {name: passes(batch, call) for name, call in contenders(batch, compiled).items()}
+    calls = {
+        name: passes(batch, call) for name, call in contenders(batch, not args.no_compile).items()
+    }
     result: dict[str, dict[str, Any]] = {name: {} for name in calls}
     for which in PASSES:
-        stats = race({name: call[which] for name, call in calls.items()}, rounds, device)
+        turns = {name: call[which] for name, call in calls.items()}
+        stats = race(turns, args.rounds, device, args.cpu_time)
         gathers = 2 if which == "both" else 1
         for name, values in stats.items():
             rate = gathers * moved["gather"] / values["ms"] / 1e6
             memory = peak(calls[name][which], device)
             result[name][which] = {**values, "gather_gb_s": rate, "peak_bytes": memory}
-    plan = race({"eager": lambda: build_plan(batch.ids, batch.offsets, case.vocab)}, rounds, device)
+    sort = {"eager": lambda: build_plan(batch.ids, batch.offsets, case.vocab)}
+    plan = race(sort, args.rounds, device, args.cpu_time)
     return {
         **vars(case),
         "name": case.name,
@@ -82,6 +86,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--rounds", type=int, help="turns each contender gets")
     parser.add_argument("--threads", type=int, help="CPU threads (torch's choice)")
+    parser.add_argument("--cpu-time", action="store_true", help="count this process's time only")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--out", type=Path, help="JSON file; a PNG is drawn beside it")
     args = parser.parse_args(argv)
@@ -105,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     ceiling = copy_ceiling(device)
     rows: list[Row] = []
     for case in cases(args):
-        rows.append(measure(case, device, args.rounds, not args.no_compile))
+        rows.append(measure(case, device, args))
         gc.collect()
         print(table(rows[-1:], ceiling), flush=True)
     facts = machine(device)
@@ -113,6 +118,7 @@ def main(argv: list[str] | None = None) -> None:
         "machine": facts,
         "allocator_tuned": tuned,
         "rounds": args.rounds,
+        "clock": "cuda events" if device.type == "cuda" else "cpu" if args.cpu_time else "wall",
         "copy_ceiling_gb_s": ceiling / 1e9,
         "cases": rows,
     }

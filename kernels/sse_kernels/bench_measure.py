@@ -108,12 +108,14 @@ def passes(batch: Batch, call: Callable[[], Tensor]) -> dict[str, Call]:
     return {"forward": forward, "backward": backward, "both": both}
 
 
-def race(calls: dict[str, Call], rounds: int, device: torch.device) -> dict[str, Stats]:
+def race(
+    calls: dict[str, Call], rounds: int, device: torch.device, cpu_time: bool = False
+) -> dict[str, Stats]:
     """Time the calls in turn, `rounds` times: ms with quantiles, and the median ratio to `eager`.
 
     Taking turns lets a machine's other load fall on all alike; the ratio is taken within a turn.
     """
-    clock = _clock(device)
+    clock = _clock(device, cpu_time)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -131,16 +133,21 @@ def _summary(values: list[float], eager: list[float]) -> Stats:
     return {"ms": middle, "ms_q20": low, "ms_q80": high, "speedup": ratio}
 
 
-def _clock(device: torch.device) -> Callable[[Call], float]:
-    """Milliseconds of one call; on CUDA by events, after emptying the L2 cache."""
+def _clock(device: torch.device, cpu_time: bool = False) -> Callable[[Call], float]:
+    """Milliseconds of one call; on CUDA by events, after emptying the L2 cache.
+
+    `cpu_time` counts this process's time only: on one thread, what a machine with nothing else to
+    do would take, but for the caches and the memory's bandwidth, which stay shared.
+    """
     if device.type != "cuda":
+        now = time.process_time if cpu_time else time.perf_counter
 
-        def wall(call: Call) -> float:
-            start = time.perf_counter()
+        def clock(call: Call) -> float:
+            start = now()
             call()
-            return (time.perf_counter() - start) * 1e3
+            return (now() - start) * 1e3
 
-        return wall
+        return clock
     flush = torch.empty(256 * 2**20, dtype=torch.int8, device=device)
 
     def events(call: Call) -> float:

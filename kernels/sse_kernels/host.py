@@ -77,9 +77,10 @@ def backward(
     acc = accumulator(torch.promote_types(x.dtype, alpha.dtype))
     dy, x, scale = dy.to(acc), x.to(acc), alpha.to(acc)
     cosh = torch.addcmul(bias.to(acc), x, scale).cosh_()
-    dbeta = (dy * t).sum(0)
     dz = (dy * beta.to(acc)).div_(cosh).div_(cosh)
-    dbias, dalpha = dz.sum(0), (dz * x).sum(0)
+    product = torch.mul(dy, t, out=cosh)  # done with cosh: its memory is warm
+    dbeta, dbias = product.sum(0), dz.sum(0)
+    dalpha = torch.mul(dz, x, out=product).sum(0)
     to = alpha.dtype
     return share(dz.mul_(scale), offsets, table), dalpha.to(to), dbeta.to(to), dbias.to(to)
 
@@ -126,8 +127,11 @@ def sum_table(shares: Tensor, plan: BagPlan, table: torch.dtype) -> Tensor:
     return _sum_rows(shares, plan.rows, plan.starts).to(table)
 
 
-def add_table(grad: Tensor, shares: Tensor, plan: BagPlan) -> None:
-    """Add the table's gradient to `grad` (V, D), a strip of rows that have tokens at a time."""
+def add_table(grad: Tensor, shares: Tensor, plan: BagPlan, replace: bool = False) -> None:
+    """Add the table's gradient to `grad` (V, D), a strip of rows that have tokens at a time.
+
+    `replace` writes those rows instead, and leaves the others alone all the same.
+    """
     lengths = plan.starts.diff()
     hit = lengths.nonzero().squeeze(1)  # (U,) int64
     edges = torch.cat([plan.starts[:-1][hit], plan.starts[-1:]])
@@ -135,7 +139,11 @@ def add_table(grad: Tensor, shares: Tensor, plan: BagPlan) -> None:
         at = hit[low : low + STRIP]
         part = edges[low : low + at.numel() + 1]
         begin, end = int(part[0]), int(part[-1])
-        grad.index_add_(0, at, _sum_rows(shares, plan.rows[begin:end], part - begin).to(grad.dtype))
+        rows = _sum_rows(shares, plan.rows[begin:end], part - begin).to(grad.dtype)
+        if replace:
+            grad.index_copy_(0, at, rows)
+        else:
+            grad.index_add_(0, at, rows)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

@@ -85,12 +85,12 @@ class TableGrad:
             self._buffer = host.sum_table(shares, plan, weight.dtype)
         else:
             self._clear(weight, hit)
-            path.add_table(self._buffer, shares, plan)
+            host.add_table(self._buffer, shares, plan, replace=True)
         self._hit = hit
         weight.grad = self._buffer
 
     def _clear(self, weight: Tensor, hit: Tensor) -> None:
-        """Have a buffer of zeros, by setting to 0 the rows that were hit where there is one."""
+        """Have a buffer that is 0 but for rows about to be written, at little cost."""
         if self._buffer is None or self._hit is None or not self._fits(weight):
             self._buffer = torch.zeros_like(weight.detach())
             return
@@ -100,7 +100,7 @@ class TableGrad:
         if not self._hit[idle] and bool(self._buffer[idle].any()):
             self._buffer.zero_()
         else:
-            self._buffer.index_fill_(0, self._hit.nonzero().squeeze(1), 0)
+            self._buffer.index_fill_(0, (self._hit & ~hit).nonzero().squeeze(1), 0)
 
     def _fits(self, weight: Tensor) -> bool:
         b = self._buffer
