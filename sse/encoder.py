@@ -73,7 +73,6 @@ class Encoder:
             )
         self.prompts: dict[str, str] = dict(model.settings.get("prompts") or {})
         self.default_prompt_name: str | None = model.settings.get("default_prompt_name")
-        _ = self.tokenizer.engine  # probe now: a first call should be like any other
 
     def encode(
         self,
@@ -102,11 +101,11 @@ class Encoder:
         """
         if isinstance(texts, str):
             return self._work(
-                [texts], 0, None, *self._asked(dim, normalize, 1, prompt_name, precision)
+                [texts], 0, False, *self._asked(dim, normalize, 1, prompt_name, precision)
             )[0]
         if isinstance(texts, list) and 0 < len(texts) <= min(batch_size, FEW):
             asked = self._asked(dim, normalize, batch_size, prompt_name, precision)
-            return self._work(texts, 0, None, *asked)
+            return self._work(texts, 0, False, *asked)
         total = len(texts) if isinstance(texts, Sequence | np.ndarray) else None
         batches = self.stream(texts, dim, normalize, batch_size, prompt_name, precision)
         if progress:

@@ -70,7 +70,8 @@ class FastTokenizer:
         import nanotoken
 
         self._serialised = serialised
-        self._encode = nanotoken.Tokenizer.from_json(serialised).encode_batch
+        self._tokenizer = nanotoken.Tokenizer.from_json(serialised)
+        self._backend = self._tokenizer.backend
 
     def __reduce__(self) -> tuple[type[FastTokenizer], tuple[str]]:
         # nanotoken's objects can neither be copied nor sent to another process.
@@ -83,8 +84,14 @@ class FastTokenizer:
             texts: str only.
             parallel: on all cores; None: unless in a forked process.
         """
-        batch = self._encode(texts, add_special_tokens=False, parallel=parallel)
-        return Ragged(batch.ids.view(np.int32), batch.offsets)
+        if parallel is None:
+            batch = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+            ids, offsets = batch.ids, batch.offsets
+        else:
+            ids, offsets = self._backend.encode_batch(
+                texts, add_special_tokens=False, parallel=parallel
+            )
+        return Ragged(ids.view(np.int32), offsets)
 
 
 def choose_engine(tokenizer: Tokenizer) -> Engine:

@@ -26,7 +26,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
 from sse.errors import UserError
-from sse.fast_tokenizer import Engine, choose_engine
+from sse.fast_tokenizer import Engine, FastTokenizer, choose_engine
 from sse.files import atomic_file
 from sse.hub import hub_file
 from sse.ragged import Ragged, concatenate
@@ -42,6 +42,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # An Encoding takes some 100 bytes a token until its ids are copied out, so a call holds few texts.
 MAX_CHARACTERS = 2_000_000
 MAX_ALPHABET = 1_000
+PROBE_AFTER = 256  # texts: importing and probing the fast tokenizer costs as much as some 500
 
 
 class TextTokenizer:
@@ -65,6 +66,7 @@ class TextTokenizer:
         self.max_tokens = max_tokens
         self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
         self._wants_fast = fast
+        self._seen = 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -74,7 +76,7 @@ class TextTokenizer:
 
     @cached_property
     def engine(self) -> Engine:
-        """Which tokenizer makes the ids, and why; probed at the first use."""
+        """Which tokenizer makes the ids, and why; probed when asked for."""
         if not self._wants_fast:
             return Engine("tokenizers", "asked for")
         return choose_engine(self.tokenizer)
@@ -85,7 +87,7 @@ class TextTokenizer:
         `parallel=False` keeps nanotoken on the calling thread, for callers with threads of their
         own; Hugging Face's tokenizers follow TOKENIZERS_PARALLELISM.
         """
-        fast = self.engine.fast
+        fast = self._fast(len(texts))
         if fast is not None:
             try:
                 ragged = fast.encode(texts, parallel)
@@ -95,6 +97,14 @@ class TextTokenizer:
         parts = [self._encode(part) for part in _slices(texts)]
         ragged = concatenate(parts) if parts else Ragged(np.zeros(0, np.int32), _offsets([]))
         return ragged if self.max_tokens is None else _cut(ragged, self.max_tokens)
+
+    def _fast(self, count: int) -> FastTokenizer | None:
+        """The fast tokenizer, once there are texts enough to pay for the probe."""
+        if "engine" not in self.__dict__:
+            self._seen += count
+            if self._seen < PROBE_AFTER:
+                return None
+        return self.engine.fast
 
     def _encode(self, texts: Sequence[str]) -> Ragged:
         """The ids of a few texts by Hugging Face's tokenizers."""

@@ -275,8 +275,16 @@ class TestFastTokenizer:
         monkeypatch.setattr(FastTokenizer, "encode", fail)
         assert "index out of bounds" in choose_engine(tokenizer.tokenizer).reason
 
+    def test_few_texts_do_not_pay_for_a_probe(self, tokenizer):
+        slow, texts = TextTokenizer(tokenizer.tokenizer), ["red circle"] * 200
+        before = slow.encode(texts)
+        assert "engine" not in vars(slow)
+        after = slow.encode(texts)
+        assert slow.engine.name == "nanotoken"
+        assert before.ids.tolist() == after.ids.tolist()
+
     def test_it_can_be_copied_and_sent(self, tokenizer):
-        tokenizer.encode(["red"])  # the engine is chosen now
+        assert tokenizer.engine.fast is not None
         for twin in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
             assert (
                 twin.encode(["red circle"]).ids.tolist()
