@@ -14,7 +14,6 @@ import ast
 import gc
 import hashlib
 import importlib.metadata as metadata
-import inspect
 import os
 import platform
 import re
@@ -31,11 +30,12 @@ from packaging.requirements import InvalidRequirement, Requirement
 from tqdm.auto import tqdm
 
 from sse.columns import Column
+from sse.docstrings import bare, clean
 from sse.files import atomic_file
 from sse.pairs import PairSet, make_pair_set
 
 PROJECT = "stable-static-embedding"
-FORMAT = 1  # raise it when the rules below change
+FORMAT = 2  # raise it when the rules change
 MAX_PAIRS = 30_000
 
 # Tests repeat the code's words, vendored copies repeat whole packages, and some distributions of
@@ -48,12 +48,6 @@ SKIPPED = frozenset(
 # What a docstring worth having looks like: a summary, an empty line, a text.
 CANDIDATE = re.compile(rb'"""\s*[^"\n]{10,}\n(?:[^"\n]+\n)?\s*\n\s*[A-Za-z]')
 MIN_DENSITY = 3e-4  # candidates per byte
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd]")
-
-SUMMARY_CHARACTERS = (12, 300)
-BODY_CHARACTERS = (40, 2_000)  # longer bodies are cut: their first paragraphs say what they are
-MIN_WORDS = 3
 
 
 def embedded_pairs(
@@ -105,7 +99,9 @@ def extract(packages: dict[str, Package], progress: bool) -> list[tuple[str, str
     collecting = gc.isenabled()
     gc.disable()
     try:
-        bar = tqdm(files, desc="reading docstrings", unit=" files", disable=not progress)
+        bar = tqdm(
+            files, desc="reading docstrings", unit=" files", disable=not progress, mininterval=1.0
+        )
         for package, path in bar:
             for summary, body in _pairs(path):
                 rows.append((summary, body, package))
@@ -114,28 +110,6 @@ def extract(packages: dict[str, Package], progress: bool) -> list[tuple[str, str
             gc.enable()
     rows.sort(key=lambda row: hashlib.sha256(f"{row[0]}\n{row[1]}\n{row[2]}".encode()).digest())
     return _distinct(rows)[:MAX_PAIRS]
-
-
-def clean(docstring: str) -> tuple[str, str] | None:
-    """(summary, body) of a docstring, or None when it makes no good pair."""
-    text = inspect.cleandoc(CONTROL.sub(" ", docstring))
-    head, _, rest = text.partition("\n\n")
-    if not rest:
-        return None
-    summary = _joined(head.splitlines())
-    body = _joined(_prose(rest.splitlines()))
-    if len(body) > BODY_CHARACTERS[1]:
-        body = body[: BODY_CHARACTERS[1]].rpartition(" ")[0]
-    if not SUMMARY_CHARACTERS[0] <= len(summary) <= SUMMARY_CHARACTERS[1]:
-        return None
-    if len(body) < BODY_CHARACTERS[0] or ">>>" in summary:
-        return None
-    words = re.findall(r"[A-Za-z]{2,}", summary)
-    if len(words) < MIN_WORDS or sum(map(len, words)) < 0.6 * len(summary):
-        return None  # a signature or a table, not a sentence
-    if _bare(summary) in _bare(body):
-        return None
-    return summary, body
 
 
 class Package:
@@ -239,38 +213,16 @@ def _pairs(path: str) -> Iterator[tuple[str, str]]:
             yield pair
 
 
-def _prose(lines: Iterable[str]) -> Iterator[str]:
-    """The lines without doctests, underlines and directives."""
-    doctest = False
-    for line in lines:
-        text = line.strip()
-        if text.startswith((">>>", "```")):
-            doctest = True
-        if not text or (doctest and text == "```"):
-            doctest = False
-        if doctest or re.fullmatch(r"[-=~^*+#`'\"_.]{3,}", text) or text.startswith(".. "):
-            continue
-        yield text
-
-
 def _distinct(rows: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
     """The rows whose summary and body no earlier row has, but for case, digits and marks."""
     seen: set[str] = set()
     kept = []
     for row in rows:
-        keys = {f"summary {_bare(row[0])}", f"body {_bare(row[1])}"}
+        keys = {f"summary {bare(row[0])}", f"body {bare(row[1])}"}
         if seen.isdisjoint(keys):
             kept.append(row)
             seen |= keys
     return kept
-
-
-def _bare(text: str) -> str:
-    return " ".join(re.findall(r"[^\W\d_]+", text.lower()))
-
-
-def _joined(lines: Iterable[str]) -> str:
-    return " ".join(" ".join(lines).split())
 
 
 def _is_unicode(text: str) -> bool:

@@ -6,7 +6,8 @@ import textwrap
 import pytest
 
 from sse import corpus
-from sse.corpus import Package, clean, embedded_pairs, extract
+from sse.corpus import Package, embedded_pairs, extract
+from sse.docstrings import clean
 
 BODY = "The handle is kept open until the last reader has gone away, and then it is closed."
 
@@ -60,6 +61,27 @@ def test_doctests_underlines_directives_and_control_characters_go():
         "Parameters path : the place of the file, which has to be there already "
         "Afterwards it is closed."
     )
+
+
+def test_sections_that_say_little_go_and_the_next_one_stays():
+    text = f"""Open a file for reading.
+
+    {BODY}
+
+    See Also
+    --------
+    close, flush, and so on
+
+    Returns
+    -------
+    an opened file
+
+    Example:
+        handle = open("somewhere")
+
+        print(handle)
+    """
+    assert clean(text)[1] == f"{BODY} Returns an opened file"
 
 
 def test_a_long_body_ends_at_a_word():
