@@ -1,11 +1,14 @@
 """What a run shows and keeps while it trains: progress with pairs/s, checkpoints, EMA.
 
 `LastCheckpoint` instead of Lightning's ModelCheckpoint for `last.ckpt`: it saves at whole optimiser
-steps only, also on a signal, and renames the file into place, so that a resumed run is exact.
+steps only, also on a signal, so that a resumed run is exact.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import signal
 import threading
 import time
@@ -13,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import (
     Callback,
     EMAWeightAveraging,
@@ -92,6 +97,27 @@ class Progress(TQDMProgressBar):
         return bar
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Write checkpoints to a temporary name beside the file, then rename.
+
+    Lightning's own goes through the system's temporary folder, so that a file on another disk is
+    copied into place and can be torn.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write `checkpoint`, whole or not at all; OSError where the disk is full."""
+        try:
+            with atomic_file(path) as temporary:
+                torch.save(checkpoint, temporary)
+        except RuntimeError as error:  # torch's writer does not say what the system said
+            free = shutil.disk_usage(Path(path).parent).free
+            if free > sum(t.nbytes for t in checkpoint["state_dict"].values()):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+
 class LastCheckpoint(Callback):
     """Keep `last.ckpt`: every CHECKPOINT_INTERVAL, at the end, and on SIGINT or SIGTERM.
 
@@ -139,9 +165,7 @@ class LastCheckpoint(Callback):
 
     def save(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt`, whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self.path) as temporary:
-            trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:

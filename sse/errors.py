@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -48,14 +49,22 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
         except KeyboardInterrupt:
             sys.stderr.write("error: interrupted\n")
             return 130
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        except Exception as error:
+            reason = _system_reason(error)
+            if reason is None:
                 raise
-            where = f" ({error.filename})" if error.filename else ""
-            sys.stderr.write(
-                f"error: {error.strerror}{where}: free some space or choose another folder\n"
-            )
+            sys.stderr.write(f"error: {reason}: free some space or choose another folder\n")
             return 1
         return 0
 
     return wrapper
+
+
+def _system_reason(error: Exception) -> str | None:
+    """What the system refused, where a user can mend it: a full or forbidden disk."""
+    refused = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+    if isinstance(error, OSError) and error.errno in refused:
+        return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
+    # Libraries written in Rust and C++ pass the system's words on in errors of their own.
+    full = os.strerror(errno.ENOSPC)
+    return full if full in str(error) else None

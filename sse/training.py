@@ -29,7 +29,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from sse import evaluation
 from sse.allocator import keep_freed_memory
 from sse.beir import load_beir, pairs_collection
-from sse.callbacks import Throughput, callbacks
+from sse.callbacks import Throughput, WholeCheckpoints, callbacks
 from sse.data import SSEDataModule
 from sse.errors import UserError, one_line
 from sse.files import atomic_file, write_json
@@ -131,6 +131,7 @@ class TrainCLI(LightningCLI):
                 TensorBoardLogger(folder, "tensorboard", version=""),
                 CSVLogger(folder, "logs", version=""),
             ]
+        kwargs["plugins"] = [WholeCheckpoints(), *(self.config_init.trainer.plugins or [])]
         return super().instantiate_trainer(default_root_dir=folder, **kwargs)
 
 
