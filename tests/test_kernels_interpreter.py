@@ -145,6 +145,17 @@ def test_ids_out_of_range_count_as_zero_rows_and_learn_nothing(atomic):
         assert distance(v.grad, w.grad[:5]) < 1e-6
 
 
+def test_registered_op_passes_opcheck_and_compiles_with_gradients():
+    p = problem([3, 0, 5])
+    w, *gate = leaf = leaves(p)
+    tail = (None, None, None, False, "triton")
+    torch.library.opcheck(torch.ops.sse_kernels.bag_dyt, (w, p.ids, p.offsets, *gate, *tail))
+    op = torch.compile(k.bag_dyt, fullgraph=True, backend="aot_eager")
+    y = op(w, p.ids, p.offsets, *gate, backend="triton")
+    y.backward(p.dy)
+    assert_same([y.detach(), *(t.grad for t in leaf)], triton_run(p))
+
+
 @triton.jit
 def both(x, t, s, count, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)

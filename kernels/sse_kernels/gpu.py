@@ -14,7 +14,7 @@ from sse_kernels.checks import check_offsets, check_range
 from sse_kernels.host import accumulator
 from sse_kernels.plan import CHUNK, BagPlan, build_plan
 
-INTERPRETED = not hasattr(kernels.pool_gate, "warmup") or os.environ.get("TRITON_INTERPRET") == "1"
+INTERPRETED = not isinstance(kernels.pool_gate, triton.JITFunction)
 CHECK = os.environ.get("SSE_KERNELS_CHECK") == "1"
 ROWS = 16  # bags per program of the elementwise backward
 

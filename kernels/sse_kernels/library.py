@@ -107,7 +107,9 @@ def _dyt_backward(
     shares, *gate = path.backward(dy, x, t, offsets, alpha, beta, bias, table)
     plan = _whole((rows, starts, whole))
     dweight = path.table_gradient(shares, ids, offsets, plan, vocab, table, atomic)
-    return dweight, gate[0], gate[1], gate[2]
+    # Triton's three are views of one tensor, and a registered op's results may share no memory
+    dalpha, dbeta, dbias = (g.clone() for g in gate)
+    return dweight, dalpha, dbeta, dbias
 
 
 def _dyt_backward_fake(
