@@ -14,7 +14,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from sse.errors import UserError
-from sse.loss import check_dims, equal_texts, matryoshka_loss
+from sse.loss import check_dims, matryoshka_loss
 from sse.model import SSE
 from sse.norms import check_norm
 from sse.tokenizer import TextTokenizer
@@ -107,7 +107,7 @@ class SSEModule(L.LightningModule):
                 self.weights,
                 self.hparams.scale,
                 self.hparams.symmetric,
-                _excluded(batch),
+                _text_ids(batch),
             )
         self._check_finite(loss)
         self.log("train/loss", loss, batch_size=pairs)
@@ -181,12 +181,12 @@ def own_positive_ndcg(anchors: Tensor, positives: Tensor) -> float:
     return float(np.mean(gain.numpy()))
 
 
-def _excluded(batch: dict[str, Any]) -> Tensor | None:
-    """The mask of equal texts, where the batch brings its texts' ids."""
+def _text_ids(batch: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """Ids of the queries' and the documents' texts, where the batch brings them."""
     if "text_ids" not in batch:
         return None
-    text_ids: Tensor = batch["text_ids"]
-    return equal_texts(text_ids[0], text_ids[1:].flatten())
+    text_ids: Tensor = batch["text_ids"]  # (columns, B)
+    return text_ids[0], text_ids[1:].flatten()
 
 
 def _weights(

@@ -56,6 +56,7 @@ def ours(columns, dims, weights=None, **kwargs):
     return value.detach(), torch.autograd.grad(value, columns)
 
 
+@pytest.mark.parametrize("tile", [256, 7])
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(
     ("b", "columns", "dims", "weights"),
@@ -66,9 +67,9 @@ def ours(columns, dims, weights=None, **kwargs):
         (1, 2, [4], [1]),
     ],
 )
-def test_loss_and_gradients_equal_sentence_transformers(b, columns, dims, weights, symmetric):
+def test_it_equals_sentence_transformers(b, columns, dims, weights, symmetric, tile):
     given_vectors = vectors(b, columns, max(dims))
-    value, gradients = ours(given_vectors, dims, weights, symmetric=symmetric)
+    value, gradients = ours(given_vectors, dims, weights, symmetric=symmetric, tile=tile)
     expected, expected_gradients = reference(given_vectors, list(dims), list(weights), symmetric)
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
@@ -76,11 +77,17 @@ def test_loss_and_gradients_equal_sentence_transformers(b, columns, dims, weight
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(2, 5), st.integers(1, 3), st.sets(st.integers(1, 9), min_size=1), st.booleans())
-def test_gradients_pass_gradcheck_in_float64(b, documents, dims, symmetric):
+@given(
+    st.integers(2, 5),
+    st.integers(1, 3),
+    st.sets(st.integers(1, 9), min_size=1),
+    st.booleans(),
+    st.integers(1, 6),
+)
+def test_gradients_pass_gradcheck_in_float64(b, documents, dims, symmetric, tile):
     columns = vectors(b, 1 + documents, 9, dtype=torch.float64)
-    excluded = torch.zeros(b, b * documents, dtype=torch.bool)
-    excluded[0, 1] = True
+    text_ids = torch.arange(b), torch.arange(b, b + b * documents)
+    text_ids[1][1] = text_ids[1][0]  # two documents say the same
 
     def function(*columns):
         return matryoshka_loss(
@@ -89,7 +96,8 @@ def test_gradients_pass_gradcheck_in_float64(b, documents, dims, symmetric):
             sorted(dims),
             scale=3.0,
             symmetric=symmetric,
-            excluded=excluded,
+            text_ids=text_ids,
+            tile=tile,
         )
 
     assert torch.autograd.gradcheck(function, columns)
@@ -114,6 +122,23 @@ def test_extreme_logits_stay_finite_and_right():
     assert worst.item() == pytest.approx(1e4)
 
 
+def test_memory_grows_with_the_batch_and_not_with_its_square():
+    """Peak of what the loss allocates at 8 times the batch: about 8 times, where B x B has 64."""
+    peaks = []
+    for b in (512, 4096):
+        columns = vectors(b, 2, 64)
+        with torch.profiler.profile(profile_memory=True) as profile:
+            ours(columns, [64, 32])
+        live = peak = 0
+        for event in profile.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                live += event.nbytes()
+                peak = max(peak, live)
+        peaks.append(peak)
+    assert peaks[0] > 0
+    assert peaks[1] < 12 * peaks[0]
+
+
 def test_columns_beyond_the_largest_dim_get_no_gradient():
     columns = vectors(8, 2, 20)
     _, gradients = ours(columns, [12])
@@ -124,8 +149,7 @@ def test_excluded_pairs_weigh_nothing():
     """A batch that repeats a text, masked, has the loss of its logits without those columns."""
     q, d = vectors(5, 2, 8)
     query_ids, document_ids = torch.tensor([1, 2, 3, 1, 5]), torch.tensor([11, 12, 13, 14, 12])
-    excluded = equal_texts(query_ids, document_ids)
-    value = matryoshka_loss(q, d, [8], excluded=excluded)
+    value = matryoshka_loss(q, d, [8], text_ids=(query_ids, document_ids), tile=2)
     logits = 20 * F.normalize(q) @ F.normalize(d).T
     expected = 0.0
     for i, skipped in enumerate([{3}, {4}, set(), {0}, {1}]):
