@@ -80,7 +80,8 @@ def _dyt_fake(
     out = torch.promote_types(weight.dtype, alpha.dtype)
     acc = host.accumulator(out)
     if path_of(weight.device, rest[-1]) is host:
-        mean, t = weight.dtype, weight.new_empty(shape, dtype=acc)
+        kept = out if weight.dtype == alpha.dtype else acc
+        mean, t = weight.dtype, weight.new_empty(shape, dtype=kept)
     else:
         mean, t = acc, weight.new_empty(0, dtype=acc)
     return weight.new_empty(shape, dtype=out), weight.new_empty(shape, dtype=mean), t
