@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 ARGS ?=
+ENCODING ?=
 
 .PHONY: train test lint bench clean
 
@@ -19,11 +20,12 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m sse_kernels.bench $(ARGS)
+	$(BIN)/python -m sse.bench $(ENCODING)
 
 $(STAMP): pyproject.toml
 	@echo "Setting up .venv (first use; a few minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev,fast,onnx]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev,fast,onnx,search]"
 	@touch $@
 
 clean:

@@ -47,7 +47,8 @@ class SSEDataModule(L.LightningDataModule):
         paths: jsonl, jsonl.gz, csv and parquet files, folders, globs, or hf:NAME.
         sets: the same in long form, with columns and a cap for each.
         tokenizer: `train` (WordPiece on these pairs), a hub name, or the path of a tokenizer.json.
-        vocab_size: largest vocabulary to train.
+        vocab_size: largest vocabulary to train; null for 30,522, or for 12,000 on the docstrings,
+            where that is better at every dimension.
         max_tokens: cut texts to this many tokens; null for no limit.
         cap: at most this many pairs of each set.
         batch_size: pairs per batch and process; in-batch negatives grow with it.
@@ -64,7 +65,7 @@ class SSEDataModule(L.LightningDataModule):
         paths: list[str] | None = None,
         sets: list[SetSpec] | None = None,
         tokenizer: str = "train",
-        vocab_size: int = 30522,
+        vocab_size: int | None = None,
         max_tokens: int | None = None,
         cap: int | None = None,
         batch_size: int = 512,
@@ -97,9 +98,7 @@ class SSEDataModule(L.LightningDataModule):
         else:
             from sse.corpus import embedded_pairs
 
-            self.pairs = [embedded_pairs(folder)]
-            for line in self.pairs[0].report:
-                say(line)
+            self.pairs = [embedded_pairs(folder, say)]
         self.tokenizer = self._make_tokenizer(folder, say)
         self.sets = [tokenize_set(pairs, self.tokenizer, folder) for pairs in self.pairs]
         self.heldout_rows = hold_out([s.text_ids for s in self.sets], options.holdout)
@@ -120,18 +119,19 @@ class SSEDataModule(L.LightningDataModule):
         options = self.hparams
         if options.tokenizer != "train":
             return load_tokenizer(options.tokenizer, max_tokens=options.max_tokens)
-        content = [options.vocab_size, *(pairs.fingerprint for pairs in self.pairs)]
+        size = options.vocab_size or (30_522 if options.paths or options.sets else 12_000)
+        content = [size, *(pairs.fingerprint for pairs in self.pairs)]
         key = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
         path = folder / "tokenizers" / f"{key}.json"
         if not path.exists():
-            say(f"tokenizer: training WordPiece on the pairs, at most {options.vocab_size:,}")
+            say(f"tokenizer: training WordPiece on the pairs, at most {size:,}")
             texts = (
                 text
                 for pairs in self.pairs
                 for column in pairs.columns
                 for text in pairs.texts(column)
             )
-            trained = train_tokenizer(texts, options.vocab_size)
+            trained = train_tokenizer(texts, size)
             with atomic_file(path) as temporary:
                 trained.save(temporary)
         return load_tokenizer(str(path), max_tokens=options.max_tokens)
