@@ -10,10 +10,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,12 @@ from numpy.typing import NDArray
 from sse.errors import UserError
 from sse.folder import read_folder
 from sse.numpy_norms import NORMS, normalise
+from sse.parallel import batches, in_order, told
 from sse.pool import Table
 from sse.quantise import PRECISIONS, quantise_rows, quantise_vectors, width
 from sse.tokenizer import load_tokenizer
 
+Asked = tuple[int, bool, str, str]  # dim, normalize, prompt, precision
 FEW = 64  # texts that go without generators and bars: a query should cost microseconds
 BLOCK = 128  # rows pooled and normed at a time: 256 KB at 512 dimensions
 
@@ -90,7 +90,7 @@ class Encoder:
             texts: one text, or any iterable of texts. Of iterators, only the vectors are kept.
             dim: the first `dim` dimensions; by default all that were loaded.
             normalize: scale each vector to length 1, after cutting it to `dim`.
-            batch_size: texts a thread takes at a time.
+            batch_size: texts a thread takes at a time, or fewer where that leaves cores idle.
             progress: show a bar.
             prompt_name: which of the model's prompts goes before each text, such as "query".
             precision: float32; int8, each vector scaled to its largest component; binary, the signs
@@ -107,19 +107,17 @@ class Encoder:
             asked = self._asked(dim, normalize, batch_size, prompt_name, precision)
             return self._work(texts, 0, False, *asked)
         total = len(texts) if isinstance(texts, Sequence | np.ndarray) else None
-        batches = self.stream(texts, dim, normalize, batch_size, prompt_name, precision)
+        out = None if total is None else self._new(total, dim, precision)
+        asked = self._asked(dim, normalize, batch_size, prompt_name, precision)
+        parts = self._parts(texts, batch_size, asked, out)
         if progress:
             from tqdm.auto import tqdm  # slow to import
 
             bar = tqdm(total=total, desc="encoding", unit=" texts", unit_scale=True)
-            batches = _told(batches, bar)
-        if total is None:
-            parts = list(batches)
-            return np.concatenate(parts) if parts else self._new(0, dim, precision)
-        out, row = self._new(total, dim, precision), 0
-        for part in batches:
-            out[row : row + len(part)] = part
-            row += len(part)
+            parts = told(parts, bar)
+        kept = [part for part in parts if out is None]
+        if out is None:
+            return np.concatenate(kept) if kept else self._new(0, dim, precision)
         return out
 
     def stream(
@@ -136,16 +134,23 @@ class Encoder:
         The arguments are `encode`'s.
         """
         asked = self._asked(dim, normalize, batch_size, prompt_name, precision)
-        batches = _batches(texts, batch_size)
-        head = list(islice(batches, 2))
+        yield from self._parts(texts, batch_size, asked)
+
+    def _parts(
+        self, texts: Iterable[str], size: int, asked: Asked, out: NDArray[Any] | None = None
+    ) -> Iterator[NDArray[Any]]:
+        """Batch by batch, into `out` where there is one."""
+
+        def work(part: Sequence[str], first: int, parallel: bool | None = False) -> NDArray[Any]:
+            rows = None if out is None else out[first : first + len(part)]
+            return self._work(part, first, parallel, *asked, rows)
+
+        parts = batches(texts, size)
+        head = list(islice(parts, 2))
         if len(head) < 2:  # threads would only cost
-            yield from (self._work(batch, 0, None, *asked) for batch in head)
-            return
-
-        def work(batch: Sequence[str], first: int) -> NDArray[Any]:
-            return self._work(batch, first, False, *asked)
-
-        yield from _in_order(work, (batch for part in (head, batches) for batch in part))
+            yield from (work(part, 0, None) for part in head)
+        else:
+            yield from in_order(work, chain(head, parts))
 
     def _asked(
         self,
@@ -154,7 +159,7 @@ class Encoder:
         batch_size: int,
         prompt_name: str | None,
         precision: str,
-    ) -> tuple[int, bool, str, str]:
+    ) -> Asked:
         """The arguments, checked."""
         if precision not in PRECISIONS:
             raise UserError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
@@ -171,12 +176,20 @@ class Encoder:
         normalize: bool,
         prompt: str,
         precision: str,
+        out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """One batch, whose first text has the number `first`."""
+        """One batch, whose first text has the number `first`, into `out` or a new array."""
         _check_texts(batch, first)
         if prompt:
             batch = [prompt + text for text in batch]
-        return quantise_vectors(self._encode(batch, dim, normalize, parallel), precision)
+        direct = out if out is not None and precision == "float32" else None
+        if direct is None:
+            direct = np.empty((len(batch), dim), np.float32)
+        self._encode(batch, direct, normalize, parallel)
+        if out is None or out is direct:
+            return quantise_vectors(direct, precision)
+        out[...] = quantise_vectors(direct, precision)
+        return out
 
     def info(self) -> dict[str, Any]:
         """What is loaded, ready for JSON."""
@@ -197,12 +210,11 @@ class Encoder:
         }
 
     def _encode(
-        self, texts: Sequence[str], dim: int, normalize: bool, parallel: bool | None
-    ) -> NDArray[np.float32]:
-        """(n, dim) of one batch."""
-        batch = self.tokenizer.encode(texts, parallel)
+        self, texts: Sequence[str], out: NDArray[np.float32], normalize: bool, parallel: bool | None
+    ) -> None:
+        """Vectors of one batch into `out` (n, dim)."""
+        batch, dim = self.tokenizer.encode(texts, parallel), out.shape[1]
         pooled = dim if self._prefix_suffices else self.full_dim
-        out = np.empty((len(texts), dim), np.float32)
         for start in range(0, len(texts), BLOCK):
             block = out[start : start + BLOCK]
             x = block if pooled == dim else np.empty((len(block), pooled), np.float32)
@@ -212,7 +224,6 @@ class Encoder:
                 block[...] = x[:, :dim]
             if normalize:
                 normalise(block)
-        return out
 
     def _new(self, rows: int, dim: int | None, precision: str) -> NDArray[Any]:
         columns, dtype = width(self._checked(dim, self.dim), precision)
@@ -236,44 +247,6 @@ class Encoder:
         return self.prompts[name]
 
 
-def cores() -> int:
-    """The cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _batches(texts: Iterable[str], size: int) -> Iterator[Sequence[str]]:
-    if isinstance(texts, list | tuple):
-        for start in range(0, len(texts), size):
-            yield texts[start : start + size]
-        return
-    iterator = iter(texts)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def _in_order(
-    work: Callable[[Sequence[str], int], NDArray[Any]],
-    batches: Iterable[Sequence[str]],
-) -> Iterator[NDArray[Any]]:
-    """`work` on all cores, results in order; never more than a few batches ahead."""
-    workers = cores()
-    waiting: deque[Future[NDArray[Any]]] = deque()
-    first = 0
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for batch in batches:
-                waiting.append(pool.submit(work, batch, first))
-                first += len(batch)
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
 def _check_texts(texts: Sequence[str], first: int) -> None:
     if set(map(type, texts)) <= {str}:
         return
@@ -281,10 +254,3 @@ def _check_texts(texts: Sequence[str], first: int) -> None:
         if not isinstance(text, str):
             kind = type(text).__name__
             raise UserError(f"text {first + row} is {kind} {str(text)[:40]!r}, expected a str")
-
-
-def _told(batches: Iterator[NDArray[Any]], bar: Any) -> Iterator[NDArray[Any]]:
-    with bar:
-        for batch in batches:
-            yield batch
-            bar.update(len(batch))

@@ -17,8 +17,6 @@ import pytest
 import sse
 from sse.cli import COMMANDS, main
 from sse.encoder import Encoder
-from sse.errors import UserError
-from sse.texts import read_rows
 
 TEXTS = ["red circle", "", 'a "quoted", green square', "é漢🎉 blue"]
 
@@ -290,15 +288,6 @@ def test_export_onnx(model, tmp_path):
     pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
     assert main(["export", model, str(tmp_path / "m.onnx"), "--dim", "8"]) == 0
     assert (tmp_path / "m.onnx").stat().st_size > 1000
-
-
-def test_rows_are_read_one_by_one(tmp_path):
-    path = tmp_path / "t.txt"
-    path.write_bytes(b"fine\n" * 5000 + b"\xff\n")
-    rows = read_rows(str(path))
-    assert [next(rows).where for _ in range(5000)][-1].endswith("t.txt:5000")
-    with pytest.raises(UserError, match="line 5001"):
-        next(rows)
 
 
 def test_train_hands_over(capsys, monkeypatch):

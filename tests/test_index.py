@@ -13,7 +13,7 @@ from sse.cli import main
 from sse.encoder import Encoder
 from sse.errors import UserError
 from sse.index import Index, build_index, snippet
-from sse.texts import Row, read_folder_texts
+from sse.texts import Row, read_folder_texts, read_rows
 
 pytest.importorskip("faiss", reason="the extra 'search' is not installed")
 from conftest import sentences  # noqa: E402  after the skip
@@ -159,3 +159,12 @@ class TestCommands:
         capsys.readouterr()
         assert main(["search", target, "green square", "-k", "1"]) == 0
         assert "a.md:6" in capsys.readouterr().out
+
+
+def test_rows_are_read_one_by_one(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"fine\n" * 5000 + b"\xff\n")
+    rows = read_rows(str(path))
+    assert [next(rows).where for _ in range(5000)][-1].endswith("t.txt:5000")
+    with pytest.raises(UserError, match="line 5001"):
+        next(rows)

@@ -1,0 +1,64 @@
+"""Batches of texts on all cores, in order, without holding more than a few."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+from numpy.typing import NDArray
+
+SMALLEST = 128  # texts that are worth a turn of a thread
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def batches(texts: Iterable[str], size: int) -> Iterator[Sequence[str]]:
+    """Runs of `size` texts; of a list shorter, where a core would have nothing to do."""
+    if isinstance(texts, list | tuple):
+        size = min(size, max(SMALLEST, -(-len(texts) // (2 * cores()))))
+        for start in range(0, len(texts), size):
+            yield texts[start : start + size]
+        return
+    iterator = iter(texts)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def in_order(
+    work: Callable[[Sequence[str], int], NDArray[Any]], parts: Iterable[Sequence[str]]
+) -> Iterator[NDArray[Any]]:
+    """`work(part, number of its first text)` on all cores, results in order.
+
+    Never more than a few parts ahead, so that a stream may be endless.
+    """
+    workers = cores()
+    waiting: deque[Future[NDArray[Any]]] = deque()
+    first = 0
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for part in parts:
+                waiting.append(pool.submit(work, part, first))
+                first += len(part)
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def told(parts: Iterator[NDArray[Any]], bar: Any) -> Iterator[NDArray[Any]]:
+    """The same batches, with a bar that counts their rows."""
+    with bar:
+        for part in parts:
+            yield part
+            bar.update(len(part))
