@@ -86,8 +86,9 @@ def embedded_pairs(
     dataset = datasets.Dataset.from_dict(table.select(["anchor", "positive"]).to_pydict())
     sources = [Column("anchor", "anchor"), Column("positive", "positive")]
     report = _report(counts, packages)
-    for line in report:
-        say(line)
+    listed = report[1].split(", ")
+    rest = f" and {len(listed) - 6} more (all in metrics.json)" if len(listed) > 6 else ""
+    say(f"{report[0]}: {', '.join(listed[:6])}{rest}")
     return make_pair_set("docstrings", dataset, sources, report)
 
 
@@ -244,5 +245,5 @@ def _report(counts: Counter[str], packages: dict[str, Package]) -> list[str]:
     listed = (f"{name} {packages[name].version} ({counts[name]:,})" for name in used)
     return [
         f"docstrings: {counts.total():,} pairs of {len(used)} packages",
-        f"packages (pairs): {', '.join(listed)}",
+        ", ".join(listed),
     ]

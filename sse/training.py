@@ -202,6 +202,7 @@ def finish(cli: TrainCLI, seconds: float) -> dict[str, Any]:
         "pairs_per_second": round(throughput.rate, 1),
         "epochs": cli.trainer.max_epochs,
         "data": {s.name: len(rows) for s, rows in zip(data.sets, data.train_rows, strict=True)},
+        "reports": {pairs.name: list(pairs.report) for pairs in data.pairs},
         "versions": versions(),
     }
     export(model, folder / "model", card(cli, values))

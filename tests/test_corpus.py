@@ -167,8 +167,8 @@ def test_pairs_come_with_counts_and_versions_and_are_kept(packages, tmp_path, mo
     said = []
     first = embedded_pairs(tmp_path / "kept", said.append, progress=False)
     assert first.columns == ("anchor", "positive") and len(first) == 8
-    assert said == list(first.report)
-    assert "8 pairs of 2 packages" in said[0] and "alpha 1.0 (4), beta 1.0 (4)" in said[1]
+    assert said == ["docstrings: 8 pairs of 2 packages: alpha 1.0 (4), beta 1.0 (4)"]
+    assert first.report == ("docstrings: 8 pairs of 2 packages", "alpha 1.0 (4), beta 1.0 (4)")
     monkeypatch.setattr(corpus, "extract", lambda *_: pytest.fail("parsed again"))
     again = embedded_pairs(tmp_path / "kept", said.append, progress=False)
     assert again.fingerprint == first.fingerprint and again.report == first.report
