@@ -143,6 +143,20 @@ def test_a_truncated_table_is_refused(folder, kind, tmp_path):
         Encoder(small)
 
 
+def test_scales_that_are_no_numbers_are_refused(folder, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    path = write_compact(folder, tmp_path / "small", "int8") / "model.safetensors"
+    tensors = {name: value.copy() for name, value in load_file(path).items()}
+    tensors["embedding.scale"][3] = np.nan
+    save_file(tensors, path)
+    with pytest.raises(UserError, match="scales hold NaN"):
+        Encoder(path.parent)
+    save_file(tensors | {"embedding.scale": tensors["embedding.scale"][:-1]}, path)
+    with pytest.raises(UserError, match="NaN|scales for"):
+        Encoder(path.parent)
+
+
 def test_a_tampered_config_is_refused(folder, tmp_path):
     small = write_compact(folder, tmp_path / "small", "int8")
     path = small / "sse_config.json"
