@@ -60,56 +60,72 @@ static inline float from_half(uint16_t half) {
     return value;
 }
 
-/* One function per row type: ADD adds the row `id` to `out`. Returns -1, or the first id beyond the
-   table, or BEYOND_IDS. */
-#define POOL(NAME, BYTES, ADD)                                                       \
-    EVERY_CPU static int64_t NAME(const Job *job) {                                  \
-        const int64_t dim = job->dim, bytes = (BYTES);                           \
-        for (int64_t text = 0; text < job->texts; text++) {                          \
-            float *restrict out = job->out + text * dim;                             \
-            const int64_t first = job->offsets[text], last = job->offsets[text + 1]; \
-            if (first < 0 || last > job->tokens) return BEYOND_IDS;                  \
-            memset(out, 0, dim * sizeof(float));                                     \
-            for (int64_t token = first; token < last; token++) {                     \
-                const uint32_t id = job->ids[token];                                 \
-                if (id >= job->count) return id;                                     \
-                fetch(job, token + AHEAD, bytes);                                    \
-                const char *row = job->rows + id * job->stride;                      \
-                ADD                                                                  \
-            }                                                                        \
-            if (last - first > 1) {                                                  \
-                const float length = (float)(last - first);                          \
-                for (int64_t c = 0; c < dim; c++) out[c] /= length;                  \
-            }                                                                        \
-        }                                                                            \
-        return -1;                                                                   \
+/* One function per row type. Rows are added four at a time, in order, which saves three quarters of
+   the traffic to `out`: STEP(c, e, s) adds column c (of 4 bits: 2c and 2c + 1) of the row e with
+   the scale s. Returns -1, the first id beyond the table, or BEYOND_IDS. */
+#define POOL(NAME, TYPE, BYTES, COLUMNS, LOAD, STEP, STORE, TAIL)                     \
+    EVERY_CPU static int64_t NAME(const Job *job) {                                   \
+        const int64_t dim = job->dim, bytes = (BYTES), columns = (COLUMNS);           \
+        for (int64_t text = 0; text < job->texts; text++) {                           \
+            float *restrict out = job->out + text * dim;                              \
+            const int64_t first = job->offsets[text], last = job->offsets[text + 1];  \
+            if (first < 0 || last > job->tokens) return BEYOND_IDS;                   \
+            memset(out, 0, dim * sizeof(float));                                      \
+            for (int64_t token = first; token < last;) {                              \
+                const int n = last - token < 4 ? 1 : 4;                               \
+                const TYPE *e[4] = {0};                                               \
+                float s[4] = {0};                                                     \
+                for (int k = 0; k < n; k++, token++) {                                \
+                    const uint32_t id = job->ids[token];                              \
+                    if (id >= job->count) return id;                                  \
+                    fetch(job, token + AHEAD, bytes);                                 \
+                    e[k] = (const TYPE *)(job->rows + id * job->stride);              \
+                    if (job->scales) s[k] = job->scales[id];                          \
+                }                                                                     \
+                const TYPE *restrict e0 = e[0], *restrict e1 = e[1];                  \
+                const TYPE *restrict e2 = e[2], *restrict e3 = e[3];                  \
+                const float s0 = s[0], s1 = s[1], s2 = s[2], s3 = s[3];               \
+                (void)s0, (void)s1, (void)s2, (void)s3;                               \
+                if (n == 4) {                                                         \
+                    for (int64_t c = 0; c < columns; c++) {                           \
+                        LOAD(c)                                                       \
+                        STEP(c, e0, s0) STEP(c, e1, s1) STEP(c, e2, s2) STEP(c, e3, s3) \
+                        STORE(c)                                                      \
+                    }                                                                 \
+                    TAIL(e0, s0) TAIL(e1, s1) TAIL(e2, s2) TAIL(e3, s3)               \
+                } else {                                                              \
+                    for (int64_t c = 0; c < columns; c++) {                           \
+                        LOAD(c) STEP(c, e0, s0) STORE(c)                              \
+                    }                                                                 \
+                    TAIL(e0, s0)                                                      \
+                }                                                                     \
+            }                                                                         \
+            if (last - first > 1) {                                                   \
+                const float length = (float)(last - first);                           \
+                for (int64_t c = 0; c < dim; c++) out[c] /= length;                   \
+            }                                                                         \
+        }                                                                             \
+        return -1;                                                                    \
     }
 
-POOL(pool_float32, dim * 4, {
-    const float *restrict e = (const float *)row;
-    for (int64_t c = 0; c < dim; c++) out[c] += e[c];
-})
+#define LOAD_ONE(c) float v = out[c];
+#define STORE_ONE(c) out[c] = v;
+#define LOAD_PAIR(c) float v = out[2 * c], w = out[2 * c + 1];
+#define STORE_PAIR(c) out[2 * c] = v, out[2 * c + 1] = w;
+#define ADD_FLOAT32(c, e, s) v += e[c];
+#define ADD_FLOAT16(c, e, s) v += from_half(e[c]);
+#define ADD_INT8(c, e, s) v += s * e[c];
+#define ADD_INT4(c, e, s)                         \
+    v += s / 7.5f * ((float)(e[c] >> 4) - 7.5f);  \
+    w += s / 7.5f * ((float)(e[c] & 15) - 7.5f);
+#define NO_TAIL(e, s)
+#define INT4_TAIL(e, s) \
+    if (dim & 1) out[dim - 1] += s / 7.5f * ((float)(e[dim / 2] >> 4) - 7.5f);
 
-POOL(pool_float16, dim * 2, {
-    const uint16_t *restrict e = (const uint16_t *)row;
-    for (int64_t c = 0; c < dim; c++) out[c] += from_half(e[c]);
-})
-
-POOL(pool_int8, dim, {
-    const int8_t *restrict e = (const int8_t *)row;
-    const float scale = job->scales[id];
-    for (int64_t c = 0; c < dim; c++) out[c] += scale * e[c];
-})
-
-POOL(pool_int4, (dim + 1) / 2, {
-    const uint8_t *restrict e = (const uint8_t *)row;
-    const float scale = job->scales[id] / 7.5f;
-    for (int64_t c = 0; c < dim / 2; c++) {
-        out[2 * c] += scale * ((float)(e[c] >> 4) - 7.5f);
-        out[2 * c + 1] += scale * ((float)(e[c] & 15) - 7.5f);
-    }
-    if (dim & 1) out[dim - 1] += scale * ((float)(e[dim / 2] >> 4) - 7.5f);
-})
+POOL(pool_float32, float, dim * 4, dim, LOAD_ONE, ADD_FLOAT32, STORE_ONE, NO_TAIL)
+POOL(pool_float16, uint16_t, dim * 2, dim, LOAD_ONE, ADD_FLOAT16, STORE_ONE, NO_TAIL)
+POOL(pool_int8, int8_t, dim, dim, LOAD_ONE, ADD_INT8, STORE_ONE, NO_TAIL)
+POOL(pool_int4, uint8_t, (dim + 1) / 2, dim / 2, LOAD_PAIR, ADD_INT4, STORE_PAIR, INT4_TAIL)
 
 static int64_t (*const POOLS[])(const Job *) = {pool_float32, pool_float16, pool_int8, pool_int4};
 
