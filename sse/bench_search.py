@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sse.index import threads_for
+
 K = 10
 Find = Callable[[NDArray[np.float32]], Any]
 
@@ -47,9 +49,14 @@ def _torch(vectors: NDArray[np.float32]) -> Find:
 
 
 def _faiss_exact(vectors: NDArray[np.float32]) -> Find:
+    """As `sse.index` does it."""
     import faiss
 
-    return lambda queries: faiss.knn(queries, vectors, K, metric=faiss.METRIC_INNER_PRODUCT)
+    def find(queries: NDArray[np.float32]) -> Any:
+        with threads_for(faiss, len(queries)):
+            return faiss.knn(queries, vectors, K, metric=faiss.METRIC_INNER_PRODUCT)
+
+    return find
 
 
 def _faiss_binary(vectors: NDArray[np.float32]) -> Find:
@@ -60,7 +67,8 @@ def _faiss_binary(vectors: NDArray[np.float32]) -> Find:
     small = vectors.astype(np.float16)
 
     def find(queries: NDArray[np.float32]) -> Any:
-        _, rows = faiss.knn_hamming(np.packbits(queries > 0, axis=1), codes, 10 * K)
+        with threads_for(faiss, len(queries)):
+            _, rows = faiss.knn_hamming(np.packbits(queries > 0, axis=1), codes, 10 * K)
         scores = np.einsum("qkd,qd->qk", small[rows].astype(np.float32), queries)
         return np.take_along_axis(rows, np.argsort(-scores, axis=1)[:, :K], 1)
 

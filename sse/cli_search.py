@@ -15,8 +15,8 @@ from pathlib import Path
 from sse.cli_encode import add_input, add_model, bar
 from sse.encoder import Encoder
 from sse.errors import UserError
-from sse.index import KINDS, OVERSAMPLING, Hit, Index, build_index, snippet
-from sse.texts import read_folder_texts, read_rows
+from sse.index import KINDS, OVERSAMPLING, Hit, Index, build_index
+from sse.texts import read_folder_texts, read_rows, snippet
 from sse.vectors import check_target
 
 Run = Callable[[argparse.Namespace], None]

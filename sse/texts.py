@@ -235,3 +235,20 @@ def _passages(text: str, name: str) -> Iterator[Row]:
         number += paragraph.count("\n") + 2
     if parts:
         yield Row("\n\n".join(parts), f"{name}:{start}")
+
+
+def snippet(text: str, query: str, size: int = 200) -> str:
+    """One line of `text` around the first word that it shares with `query`."""
+    flat = " ".join(text.split())
+    if len(flat) <= size:
+        return flat
+    low, at = flat.lower(), 0
+    words = sorted({w for w in query.lower().split() if len(w) > 2}, key=len, reverse=True)
+    with contextlib.suppress(StopIteration):
+        at = next(found for w in words if (found := low.find(w)) >= 0)
+    start = max(0, min(at - size // 3, len(flat) - size))
+    if start:  # begin with a whole word
+        start = flat.find(" ", start) + 1
+    end = flat.rfind(" ", start, start + size)
+    end = end if end > start and start + size < len(flat) else start + size
+    return ("… " if start else "") + flat[start:end] + (" …" if end < len(flat) else "")

@@ -12,8 +12,8 @@ from sse import index as index_module
 from sse.cli import main
 from sse.encoder import Encoder
 from sse.errors import UserError
-from sse.index import Index, build_index, snippet
-from sse.texts import Row, read_folder_texts, read_rows
+from sse.index import Index, build_index
+from sse.texts import Row, read_folder_texts, read_rows, snippet
 
 pytest.importorskip("faiss", reason="the extra 'search' is not installed")
 from conftest import sentences  # noqa: E402  after the skip
