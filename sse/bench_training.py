@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--paths", nargs="+", required=True, help="files of pairs")
     parser.add_argument("--tokenizer", required=True, help="tokenizer.json or hub name")
     parser.add_argument(
-        "--pairs", type=int, default=50_000, help="pairs of the epoch from raw text"
+        "--pairs", type=int, default=30_000, help="pairs of the epoch from raw text"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="file for the results; the plot goes beside it")
@@ -181,7 +181,7 @@ def _clock() -> Any:
 
 
 def _sentence_transformers(kind: str, options: argparse.Namespace) -> tuple[float, int]:
-    """sentence-transformers' trainer with the same module, loss and sampler, as documented."""
+    """sentence-transformers' trainer: its StaticEmbedding, an eager DyT, its loss, its sampler."""
     import datasets
     from sentence_transformers import (
         SentenceTransformer,
@@ -192,12 +192,25 @@ def _sentence_transformers(kind: str, options: argparse.Namespace) -> tuple[floa
         MatryoshkaLoss,
         MultipleNegativesRankingLoss,
     )
+    from sentence_transformers.sentence_transformer.modules import Module, StaticEmbedding
     from transformers import TrainerCallback
 
-    from sse.model import SSE
     from sse.module import PUBLISHED_DIMS
+    from sse.norms import SeparableDyT
     from sse.pairs import load_sets
     from sse.tokenizer import load_tokenizer
+
+    class DyT(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = SeparableDyT(PUBLISHED_DIMS[0])
+
+        def forward(self, features: dict[str, Any], **rest: Any) -> dict[str, Any]:
+            features["sentence_embedding"] = self.norm(features["sentence_embedding"])
+            return features
+
+        def save(self, *args: Any, **rest: Any) -> None:
+            raise NotImplementedError
 
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
@@ -211,7 +224,9 @@ def _sentence_transformers(kind: str, options: argparse.Namespace) -> tuple[floa
         s.name: datasets.Dataset.from_dict({c: s.texts(c) for c in ("anchor", "positive")})
         for s in sets
     }
-    model = SentenceTransformer(modules=[SSE(load_tokenizer(options.tokenizer))], device="cpu")
+    tokenizer = load_tokenizer(options.tokenizer).tokenizer
+    table = StaticEmbedding(tokenizer, embedding_dim=PUBLISHED_DIMS[0])
+    model = SentenceTransformer(modules=[table, DyT()], device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
             folder,

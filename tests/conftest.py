@@ -8,9 +8,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
-from sse.model import SSE
-from sse.tokenizer import TextTokenizer, train_tokenizer
-
 WORDS = ["red", "green", "blue", "circle", "square", "large", "small", "spins", "rolls", "over"]
 
 
@@ -31,16 +28,19 @@ def sentences(count: int, words: int = 6, seed: int = 0) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> TextTokenizer:
+def tokenizer():
     """WordPiece trained on a few hundred pseudo-sentences."""
+    from sse.tokenizer import train_tokenizer  # not above: the kernels' tests need no sse
+
     return train_tokenizer(sentences(300), 400, progress=False)
 
 
 @pytest.fixture
 def make_model(tokenizer):
     """Make an SSE module whose norm has left its start."""
+    from sse.model import SSE
 
-    def make(norm: str = "dyt", dim: int = 32, **kwargs) -> SSE:
+    def make(norm="dyt", dim=32, **kwargs):
         model = SSE(tokenizer, dim, norm, seed=0, **kwargs)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():

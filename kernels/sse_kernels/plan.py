@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sse_kernels.checks import check_bags, check_range
 
 CHUNK = 64  # tokens summed by one program in the first of the two stages for very frequent tokens
+FEW_TOKENS = 50_000  # below, numpy sorts a batch on the CPU faster than torch, which uses threads
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,12 @@ def build_plan(ids: Tensor, offsets: Tensor, vocab: int) -> BagPlan:
     # range, which a GPU batch may hold, stop at -1 and V, outside of every row, and wrap into none.
     key = torch.int16 if vocab < 2**15 else torch.int32
     keys = (ids if on_cpu else ids.clamp(-1, vocab)).to(key)
-    tokens, order = torch.sort(keys, stable=True)
+    if on_cpu and key == torch.int16 and total < FEW_TOKENS:
+        # numpy's radix sort of 16 bits: 0.07 ms for 16k tokens, where torch's sort takes 0.7
+        order = torch.from_numpy(np.argsort(keys.numpy(), kind="stable"))
+        tokens = keys[order]
+    else:
+        tokens, order = torch.sort(keys, stable=True)
     lengths = offsets.diff()
     bags = torch.arange(lengths.numel(), dtype=torch.int32, device=ids.device)
     rows = torch.repeat_interleave(bags, lengths, output_size=total)[order]
