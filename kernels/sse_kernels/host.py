@@ -52,8 +52,14 @@ def forward(
         alpha, beta, bias = alpha.to(acc), beta.to(acc), bias.to(acc)
         t = torch.addcmul(bias, x.to(acc), alpha).tanh_()
         return (t * beta).to(out), x, t
-    # In 16 bits each step rounds, as in eager torch: converting to 32 and back takes twice as long.
-    t = torch.addcmul(bias, x, alpha).tanh_()
+    if x.dtype in (torch.float32, torch.float64):
+        # Two roundings, not addcmul's one: a Dense(diag(alpha), bias) module then gives the same
+        # bits, so that a model exported to native modules equals this op exactly.
+        t = torch.mul(x, alpha).add_(bias).tanh_()
+    else:
+        # In 16 bits each step rounds, as in eager torch: converting to 32 and back takes twice as
+        # long.
+        t = torch.addcmul(bias, x, alpha).tanh_()
     return (t * beta if keep else t.mul_(beta)), x, t
 
 
