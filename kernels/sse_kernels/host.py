@@ -20,7 +20,10 @@ STRIP = 4096  # rows added at a time: 8 MB at D = 512, which the last cache hold
 
 def pool(weight: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
     """Means of the bags, (B, D) in weight's dtype; IndexError, ValueError for bad ids, offsets."""
-    if offsets.is_cpu and int(offsets[-1]) != ids.numel():
+    # ATen does not look at the last offset, and finds descending ones only with several threads.
+    if offsets.is_cpu and (
+        int(offsets[-1]) != ids.numel() or bool((offsets[1:] < offsets[:-1]).any())
+    ):
         check_offsets(offsets, ids.numel())
     try:
         return torch.embedding_bag(
