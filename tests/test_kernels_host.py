@@ -43,6 +43,11 @@ def test_widths_and_vocabularies(dim, vocab):
     assert_close(run(p), reference(p), torch.float32)
 
 
+def test_a_vocabulary_of_a_million():
+    p = problem([9, 0, 40, 3], vocab=1_000_000, dim=3)
+    assert_close(run(p), reference(p), torch.float32)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 40), max_size=12),
