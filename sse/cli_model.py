@@ -104,14 +104,17 @@ def _portable(source: str, target: Path, dim: int | None) -> None:
 
 def evaluate(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse evaluate`."""
-    parser.description = "Evaluate a model on retrieval collections, at each Matryoshka dimension."
+    parser.description = (
+        "Evaluate a model on retrieval collections, at each Matryoshka dimension. The JSON is\n"
+        "{folder name: {dim: {metric: value}}}."
+    )
     parser.epilog = (
         "examples:\n"
         "  sse evaluate model --beir scifact nfcorpus --dims 512 128\n"
         "  sse evaluate model --nanobeir --baselines --report report/\n"
     )
     add = parser.add_argument
-    add("model", metavar="DIR")
+    add("model", metavar="DIR", help="any sentence-transformers folder")
     add("--beir", nargs="+", default=[], metavar="FOLDER", help="folders in the BEIR layout")
     add("--split", help="which qrels/SPLIT.tsv (default: test, or the only one)")
     add("--nanobeir", nargs="?", const="sentence-transformers/NanoBEIR-en", metavar="SOURCE",
@@ -133,6 +136,11 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise UserError("nothing to evaluate on: give --beir FOLDER or --nanobeir")
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: give at least 1")
+    for path, wrong in ((args.json, Path.is_dir), (args.report, Path.is_file)):
+        if path and wrong(Path(path)):
+            raise UserError(
+                f"{path}: --json takes a file, --report a folder, and this is the other"
+            )
     from sse import beir, nanobeir
 
     collections = [beir.load_beir(folder, args.split) for folder in args.beir]

@@ -1,7 +1,8 @@
 """Evaluation equals sentence-transformers' own, ties included; reports and command line hold."""
 
-import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from sentence_transformers.sentence_transformer.evaluation import InformationRet
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from sse import ranking, report
+from sse import cli, ranking, report
 from sse.beir import Collection, pairs_collection
 from sse.errors import UserError
 from sse.evaluation import NO_DIM, default_dims, difference, evaluate, evaluate_bm25
@@ -286,13 +287,17 @@ def test_one_collection_alone_reports_too(tmp_path):
 # The command line.
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def main():
-    path = Path(__file__).parents[1] / "experiments" / "evaluate.py"
-    spec = importlib.util.spec_from_file_location("evaluate_cli", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return lambda arguments: cli.main(["evaluate", *arguments])
+
+
+def test_the_script_is_the_command(model_dir, folders, tmp_path):
+    script = Path(__file__).parents[1] / "experiments" / "evaluate.py"
+    target = tmp_path / "scores.json"
+    arguments = [model_dir, "--beir", folders[0], "--dims", "8", "--json", str(target)]
+    subprocess.run([sys.executable, str(script), *arguments], check=True, capture_output=True)
+    assert json.loads(target.read_text())["first"]["8"]["ndcg@10"] > 0
 
 
 @pytest.fixture
