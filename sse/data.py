@@ -25,7 +25,7 @@ from sse.errors import UserError
 from sse.files import atomic_file
 from sse.pairs import SetSpec, load_sets
 from sse.ragged import concatenate
-from sse.sampler import Batch, Rows, plan_epoch
+from sse.sampler import ORDERS, Batch, Rows, plan_epoch
 from sse.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 
 Features = dict[str, Any]
@@ -62,7 +62,7 @@ class SSEDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        paths: list[str] | None = None,
+        paths: list[str] | str | None = None,
         sets: list[SetSpec] | None = None,
         tokenizer: str = "train",
         vocab_size: int | None = None,
@@ -83,6 +83,10 @@ class SSEDataModule(L.LightningDataModule):
                 f"data.batch_size is {batch_size}: give at least 2, since a batch's other pairs "
                 "are its negatives"
             )
+        if cap is not None and cap < 2:
+            raise UserError(f"data.cap is {cap}: give at least 2 pairs a set")
+        if batches not in ORDERS:
+            raise UserError(f"unknown order '{batches}' (--data.batches): choose one of {ORDERS}")
         self.sets: list[TokenizedSet] = []
         self._plans: dict[tuple[int, int], list[Batch]] = {}
 
@@ -92,7 +96,8 @@ class SSEDataModule(L.LightningDataModule):
             return
         options = self.hparams
         folder = Path(options.cache).expanduser() if options.cache else default_cache()
-        specs: list[str | SetSpec] = [*(options.paths or []), *(options.sets or [])]
+        paths = [options.paths] if isinstance(options.paths, str) else options.paths or []
+        specs: list[str | SetSpec] = [*paths, *(options.sets or [])]
         if specs:
             self.pairs = load_sets(specs, cap=options.cap, say=say)
         else:

@@ -66,11 +66,7 @@ class Encoder:
         self.tokenizer = load_tokenizer(
             str(model.tokenizer), max_tokens=model.max_tokens, fast=fast
         )
-        if self.tokenizer.vocab_size > self.table.shape[0]:
-            raise UserError(
-                f"{model.tokenizer} has {self.tokenizer.vocab_size} tokens, the table "
-                f"{self.table.shape[0]} rows: the files belong to different models"
-            )
+        model.check_tokenizer(self.tokenizer.vocab_size)
         self.prompts: dict[str, str] = dict(model.settings.get("prompts") or {})
         self.default_prompt_name: str | None = model.settings.get("default_prompt_name")
 

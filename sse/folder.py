@@ -57,6 +57,20 @@ class ModelFolder:
     tokenizer: Path
     max_tokens: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    tokens: int | None = None  # the tokenizer's vocabulary, where the folder says it
+
+    def check_tokenizer(self, tokens: int) -> None:
+        """UserError where a vocabulary of `tokens` does not fit the table.
+
+        A table may be padded with rows that no token has, so equality is asked of the number
+        that the export wrote down.
+        """
+        rows = self.rows.shape[0]
+        if tokens > rows or tokens != (self.tokens or tokens):
+            raise UserError(
+                f"{self.tokenizer} has {tokens} tokens, the table {rows} rows: the files belong to "
+                "different models"
+            )
 
     @property
     def table(self) -> NDArray[np.float32]:
@@ -125,7 +139,7 @@ def _read_export(root: Path) -> ModelFolder:
         vectors[name] = np.array(value, np.float32)
     return ModelFolder(
         _rows(root, table), norm, vectors, root / "tokenizer.json",
-        _max_tokens(root, config), _settings(root),
+        _max_tokens(root, config), _settings(root), config.get("tokens"),
     )  # fmt: skip
 
 
@@ -146,8 +160,9 @@ def _read_compact(root: Path, config: dict[str, Any], norm: str) -> ModelFolder:
         raise UserError(f"{root} lacks {', '.join(missing)}: export the model again")
     vectors = {name: np.array(tensors[full], np.float32) for name, full in names.items()}
     return ModelFolder(
-        rows, norm, vectors, root / "tokenizer.json", _max_tokens(root, config), _settings(root)
-    )
+        rows, norm, vectors, root / "tokenizer.json", _max_tokens(root, config), _settings(root),
+        config.get("tokens"),
+    )  # fmt: skip
 
 
 def _max_tokens(root: Path, config: dict[str, Any]) -> int | None:

@@ -48,14 +48,14 @@ def hub_file(name: str, file: str) -> Path:
 def ask_hub(what: str, question: Callable[[Any], Any], way_out: str) -> Any:
     """`question(HfApi)` within the deadline, or a UserError naming `what` and `way_out`."""
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     if offline():
         raise HubUnreachable(
             f"{what}: not in the local cache, and HF_HUB_OFFLINE forbids asking the hub; "
             f"unset it, or {way_out}"
         )
-    endpoint = huggingface_hub.constants.ENDPOINT
+    endpoint = constants.ENDPOINT
     try:
         return _within(DEADLINE, lambda: question(huggingface_hub.HfApi()))
     except errors.GatedRepoError as error:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from sse.errors import UserError
 from sse.folder import ModelFolder, read_folder
 from sse.model import SSE, SSEModel
 from sse.tokenizer import load_tokenizer
@@ -37,11 +36,7 @@ def build(folder: ModelFolder) -> SSE:
     """The SSE module of what a folder holds."""
     tokenizer = load_tokenizer(str(folder.tokenizer), max_tokens=folder.max_tokens)
     rows, dim = folder.table.shape
-    if tokenizer.vocab_size > rows:
-        raise UserError(
-            f"{folder.tokenizer} has {tokenizer.vocab_size} tokens, the table {rows} rows: "
-            "the files belong to different models"
-        )
+    folder.check_tokenizer(tokenizer.vocab_size)
     table = torch.from_numpy(np.array(folder.table, np.float32))
     module = SSE(tokenizer, dim, folder.norm, table=table)
     vectors = dict(folder.vectors)

@@ -63,6 +63,8 @@ class SSEModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if dim < 1:
+            raise UserError(f"dim is {dim} (--model.dim): give at least 1")
         default = [d for d in PUBLISHED_DIMS if d < dim]
         self.dims = check_dims(matryoshka_dims or [dim, *default], dim)
         self.weights = _weights(self.dims, matryoshka_dims, matryoshka_weights)

@@ -69,6 +69,7 @@ def export(
                 "norm": module.norm_name,
                 "dim": module.dim,
                 "vocab_size": module.embedding.num_embeddings,
+                "tokens": module.text_tokenizer.vocab_size,
                 "max_tokens": module.text_tokenizer.max_tokens,
                 "version": sse.__version__,
             },

@@ -49,14 +49,11 @@ def check_resumed(parser: ArgumentParser, config: Namespace) -> None:
         )
 
 
-def find_checkpoint(folder: str) -> str:
-    """Path of the run's last checkpoint, checked to be whole."""
+def find_checkpoint(folder: str) -> str | None:
+    """Path of the run's last checkpoint, checked to be whole; None if it has none yet."""
     path = Path(folder) / "checkpoints" / "last.ckpt"
     if not path.exists():
-        raise UserError(
-            f"{path} is missing: the run was stopped before its first checkpoint; remove {folder} "
-            "and start it again"
-        )
+        return None
     try:
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
         state["state_dict"], state["optimizer_states"]

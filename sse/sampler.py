@@ -20,6 +20,7 @@ Rows = NDArray[np.int64]
 
 # Rows looked at for one batch, in batch sizes. It bounds the work where a few texts fill a set.
 WINDOW = 8
+ORDERS = ("proportional", "round_robin")
 
 
 class Batch(NamedTuple):

@@ -12,7 +12,9 @@ import torch
 from sse.beir import Collection
 from sse.errors import UserError
 from sse.evaluation import Result, check_dims, encoders, evaluate, evaluate_bm25
+from sse.folder import CONFIG_NAME, read_folder
 from sse.loader import load
+from sse.tokenizer import load_tokenizer
 
 
 def load_model(folder: str | Path, device: str | None = None) -> Any:
@@ -25,6 +27,9 @@ def load_model(folder: str | Path, device: str | None = None) -> Any:
         raise UserError(f"device {device}: there is no CUDA device here: say cpu or leave it out")
     if not _native(Path(folder)):
         return load(folder, device=device)
+    if (Path(folder) / CONFIG_NAME).exists():  # of ours: the parts are checked against each other
+        found = read_folder(folder)
+        found.check_tokenizer(load_tokenizer(str(found.tokenizer)).vocab_size)
     from sentence_transformers import SentenceTransformer
 
     try:

@@ -25,6 +25,7 @@ import torch
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from sse import evaluation
 from sse.allocator import keep_freed_memory
@@ -96,6 +97,8 @@ class TrainCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the data first: epochs and evaluation intervals depend on them."""
         config = self.config
+        if not 0 <= config.ema < 1:
+            raise UserError(f"--ema {config.ema}: give a decay from 0 (none) to below 1, as 0.999")
         self.folder = folder = run_folder(config)
         # Read what to evaluate on before training: a typing error must not cost the training.
         self.collections = [load_beir(path) for path in config.eval.beir]
@@ -129,10 +132,13 @@ class TrainCLI(LightningCLI):
         if trainer.logger is None:
             kwargs["logger"] = [
                 TensorBoardLogger(folder, "tensorboard", version=""),
-                CSVLogger(folder, "logs", version=""),
+                CSVLogger(folder, "logs", version=log_version(folder)),
             ]
         kwargs["plugins"] = [WholeCheckpoints(), *(self.config_init.trainer.plugins or [])]
-        return super().instantiate_trainer(default_root_dir=folder, **kwargs)
+        try:
+            return super().instantiate_trainer(default_root_dir=folder, **kwargs)
+        except MisconfigurationException as error:
+            raise UserError(f"{error} (an option of --trainer)") from error
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
@@ -163,8 +169,13 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         auto_configure_optimizers=False,
     )
     checkpoint = find_checkpoint(cli.config.resume) if cli.config.resume else None
+    if cli.config.resume and not checkpoint:
+        say("no checkpoint yet: starting from the first step, which gives the same run")
     with atomic_file(cli.folder / "config.yaml") as temporary:
-        temporary.write_text(cli.parser.dump(cli.config, skip_link_targets=True), "utf-8")
+        # Without its place: a run may be moved, and its configuration used for another.
+        recipe = cli.config.clone()
+        recipe.out = recipe.resume = None
+        temporary.write_text(cli.parser.dump(recipe, skip_link_targets=True), "utf-8")
     start = time.perf_counter()
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     seconds = time.perf_counter() - start
@@ -214,7 +225,8 @@ def finish(cli: TrainCLI, seconds: float) -> dict[str, Any]:
 def card(cli: TrainCLI, values: dict[str, Any]) -> dict[str, Any]:
     """What the model card says of this run."""
     data = cli.datamodule
-    options = {f"model.{k}": v for k, v in cli.model.hparams.items() if v is not None}
+    given = cli.model.hparams.items()
+    options = {f"model.{k}": v for k, v in given if v is not None and not k.startswith("_")}
     options |= {
         "data.batch_size": data.hparams.batch_size,
         "epochs": cli.trainer.max_epochs,
@@ -245,12 +257,20 @@ def run_folder(config: Namespace) -> Path:
     folder = Path(config.out).expanduser()
     if folder.is_file():
         raise UserError(f"--out {folder} is a file: give a folder")
-    if any((folder / name).exists() for name in ("config.yaml", "metrics.json", "checkpoints")):
+    if (folder / "metrics.json").exists() or any(folder.glob("checkpoints/*.ckpt")):
         raise UserError(
             f"--out {folder} already holds a run: give another folder, go on with "
             f"--resume {folder}, or remove it"
         )
     return folder
+
+
+def log_version(folder: Path) -> str:
+    """Empty at first, then resumed-1, ...: Lightning's CSV logger clears a folder it finds."""
+    logs = folder / "logs"
+    if not (logs / "metrics.csv").exists():
+        return ""
+    return f"resumed-{1 + sum(1 for _ in logs.glob('resumed-*'))}"
 
 
 def world_size(config: Namespace) -> int:
@@ -286,6 +306,7 @@ def quiet() -> None:
         ".*exists and is not empty.*",  # a resumed run
         ".*callbacks used to create the checkpoint.*",
         ".*LeafSpec.*",
+        ".*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", text)
 

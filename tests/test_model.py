@@ -265,3 +265,15 @@ def test_a_folder_with_other_files_is_never_replaced(make_model, tmp_path):
 def test_importing_the_package_brings_no_torch():
     code = "import sys, sse; assert 'torch' not in sys.modules; assert sse.__version__"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_tokenizer_of_another_model_is_refused_by_every_reader(make_model, tmp_path):
+    from sse.systems import load_model
+    from sse.tokenizer import train_tokenizer
+
+    folder = sse.export(make_model(), tmp_path / "model")
+    other = train_tokenizer(["few words here"], 200, progress=False)
+    other.save(folder / "tokenizer.json")  # fewer tokens: every id would find a row, a wrong one
+    for read in (sse.load, sse.Encoder, load_model):
+        with pytest.raises(UserError, match="different models"):
+            read(folder)

@@ -22,7 +22,8 @@ TEXTS = ["", "red circle", "the large blue square rolls over the small green cir
 TABLES = hnp.arrays(
     np.float32,
     st.tuples(st.integers(1, 9), st.integers(1, 9).map(lambda n: 2 * n)),
-    elements=st.floats(-1000, 1000, width=32),
+    # No subnormals: a scale of 1e-45 / 127 is 0 in float32, and no table holds such values.
+    elements=st.floats(-1000, 1000, width=32, allow_subnormal=False),
 )
 
 
@@ -38,7 +39,7 @@ def test_a_row_is_off_by_half_a_step_at_most(table, kind):
     largest = np.abs(table).max(axis=1, keepdims=True)
     steps = {"float32": 0, "float16": np.abs(table) * 2**-10 + 2**-24, "int8": largest / 127}
     step = steps.get(kind, largest / 7.5)
-    assert (np.abs(decoded - table) <= 0.5 * step * 1.001 + 1e-6 * largest).all()
+    assert (np.abs(decoded - table) <= 0.5 * step * 1.001 + 1e-6 * largest + 1e-37).all()
 
 
 @settings(deadline=None, max_examples=50)
