@@ -198,7 +198,10 @@ class Index:
         folder = model or folder
         if model is None and not Path(folder).is_dir():
             raise UserError(f"{path} was made with {folder}, which is gone: give the model with -m")
-        self.model = Encoder(folder, self.dim, fast=fast)
+        self.model = Encoder(folder, fast=fast)
+        if self.dim > self.model.full_dim:
+            raise UserError(f"{path} was made with another model than {folder}: index again")
+        self.model.dim = self.dim
         if not np.allclose(self.model.encode(PROBE)[:32], about["probe"], atol=1e-3):
             raise UserError(f"{path} was made with another model than {folder}: index again")
 

@@ -100,9 +100,10 @@ def test_a_damaged_file_is_refused(model, tmp_path, content):
         Index(tmp_path / "other")
 
 
-def test_another_model_is_refused(model, tmp_path, tokenizer):
+@pytest.mark.parametrize("dim", [64, 16])  # the same dimensions, and fewer than the index has
+def test_another_model_is_refused(model, tmp_path, tokenizer, dim):
     build_index([Row("red", "f:1")], model, tmp_path / "i")
-    other = sse.export(sse.SSE(tokenizer, 64, seed=5), tmp_path / "other")
+    other = sse.export(sse.SSE(tokenizer, dim, seed=5), tmp_path / "other")
     with pytest.raises(UserError, match="another model"):
         Index(tmp_path / "i", model=other)
 
