@@ -101,8 +101,8 @@ def _measure(system: str, kind: str, options: argparse.Namespace) -> tuple[float
 def _ours(system: str, kind: str, options: argparse.Namespace) -> tuple[float, int]:
     """Our Lightning trainer, or the same step in a bare loop."""
     import lightning as L
+    from sse_kernels.allocator import keep_freed_memory
 
-    from sse.allocator import keep_freed_memory
     from sse.callbacks import callbacks
     from sse.data import PairBatches, SSEDataModule
     from sse.module import SSEModule

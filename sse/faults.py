@@ -18,8 +18,6 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-GZIP_MAGIC = b"\x1f\x8b"
-
 
 class _Fault(Exception):
     """The first fault found."""

@@ -26,9 +26,9 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from sse_kernels.allocator import keep_freed_memory
 
 from sse import evaluation
-from sse.allocator import keep_freed_memory
 from sse.beir import load_beir, pairs_collection
 from sse.callbacks import Throughput, WholeCheckpoints, callbacks
 from sse.data import SSEDataModule

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch._functorch.config as functorch
 
+from sse_kernels.allocator import keep_freed_memory
 from sse_kernels.bench_measure import (
     Batch,
     Case,
@@ -29,7 +30,6 @@ from sse_kernels.bench_measure import (
     peak,
     race,
     traffic,
-    tune_allocator,
 )
 from sse_kernels.bench_report import PASSES, Row, machine, table, write_figure, write_json
 from sse_kernels.plan import build_plan
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
-    tuned = tune_allocator() if device.type == "cpu" else None
+    tuned = keep_freed_memory() if device.type == "cpu" else None
     # the same backward graph runs many times, which donating its buffers would forbid
     functorch.donated_buffer = False
     ceiling = copy_ceiling(device)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import statistics
 import time
 from collections.abc import Callable
@@ -195,13 +193,3 @@ def traffic(case: Case, distinct: int) -> dict[str, int]:
         "backward": case.vocab * case.dim * size + ids + out * (size + 4),
         "gather": tokens * case.dim * size,
     }
-
-
-def tune_allocator() -> bool:
-    """Have glibc keep freed memory: a new V x D then costs no page faults. True if it does."""
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        mmap_max, trim, pad = -4, -1, -2
-        done = (libc.mallopt(mmap_max, 0), libc.mallopt(trim, 2**31 - 1), libc.mallopt(pad, 2**28))
-        return all(done)
-    return False
