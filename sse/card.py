@@ -8,19 +8,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 import sse
+from sse.numpy_norms import NORMS
 
 if TYPE_CHECKING:
     from sse.model import SSE
 
 # nested results: {collection: {dim: {metric: value}}}, as evaluation gives them.
 Metrics = dict[str, dict[str, dict[str, float]]]
-
-NORM_TEXT = {
-    "dyt": "Separable Dynamic Tanh, `y = beta * tanh(alpha * x + bias)` per dimension",
-    "layernorm": "LayerNorm",
-    "rmsnorm": "RMSNorm",
-    "none": "no norm",
-}
 
 SNIPPET = """\
 from sentence_transformers import SentenceTransformer
@@ -33,6 +27,18 @@ documents = model.encode_document([
 ])
 print(model.similarity(query, documents))
 """
+
+# What the snippet says instead where sentence-transformers alone cannot compute the norm.
+OWN = (
+    """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")""",
+    """\
+import sse  # pip install stable-static-embedding
+
+model = sse.load(".")""",
+)
 
 
 def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
@@ -47,6 +53,8 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
     name = facts.get("name", "Stable Static Embedding")
     rows, dim = module.embedding.weight.shape
     metrics: Metrics = facts.get("metrics", {})
+    norm = NORMS[module.norm_name]
+    snippet = SNIPPET if norm.native else SNIPPET.replace(*OWN)
     header: dict[str, Any] = {
         "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction",
                  "static-embedding", "stable-static-embedding"],
@@ -59,11 +67,11 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n",
         f"# {name}\n",
         "A static text embedding: one table row per WordPiece token, their mean, then "
-        f"{NORM_TEXT.get(module.norm_name, module.norm_name)}. No attention, no length limit"
+        f"{norm.text}. No attention, no length limit"
         f"{_limit(module)}. {rows:,} tokens x {dim} dimensions, {rows * dim / 1e6:.1f} M "
         "parameters; vectors may be cut to a Matryoshka dimension (`truncate_dim`). "
         "Similarity: cosine.\n",
-        f"## Use\n\n```python\n{SNIPPET}```\n",
+        f"## Use\n\n```python\n{snippet}```\n",
     ]
     if metrics:
         parts.append(f"## Evaluation\n\n{_table(metrics, facts.get('baselines', {}))}\n")

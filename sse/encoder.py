@@ -54,9 +54,8 @@ class Encoder:
         self.folder = Path(folder)
         model = read_folder(self.folder)
         self.norm = model.norm
-        if self.norm not in NORMS:
-            raise UserError(f"{folder} has the norm '{self.norm}', which the encoder lacks")
-        self._apply, self._prefix_suffices = NORMS[self.norm]
+        self._form = NORMS[self.norm]
+        self._prefix_suffices = self._form.by_dimension
         self._vectors = model.vectors
         self.table = model.rows
         if rows is not None and rows != self.table.kind:
@@ -215,7 +214,7 @@ class Encoder:
             block = out[start : start + BLOCK]
             x = block if pooled == dim else np.empty((len(block), pooled), np.float32)
             self.table.mean(batch.ids, batch.offsets[start : start + len(block) + 1], x)
-            self._apply(x, self._vectors)
+            self._form.apply(x, self._vectors)
             if pooled != dim:
                 block[...] = x[:, :dim]
             if normalize:

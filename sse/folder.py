@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sse.errors import UserError
+from sse.numpy_norms import NORMS
 from sse.pool import KINDS, Table
 
 CONFIG_NAME = "sse_config.json"
@@ -29,14 +30,6 @@ Q4_TABLE, Q4_REST = "embedding.q4_k_m.bin", "model_rest.safetensors"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1"}
 _MAX_HEADER = 10_000_000  # bytes; safetensors' own limit is 100 MB
 
-# The norm's vectors by (module number, tensor name) in this project's folders.
-_VECTORS = {
-    "dyt": {"alpha": "1/linear.weight", "bias": "1/linear.bias", "beta": "2/linear.weight"},
-    "layernorm": {"weight": "1/norm.weight", "bias": "1/norm.bias"},
-    "rmsnorm": {"gain": "2/linear.weight"},
-    "none": {},
-}
-
 
 @dataclass(frozen=True)
 class ModelFolder:
@@ -45,7 +38,8 @@ class ModelFolder:
     Attributes:
         rows: the table (V, D) as stored, memory-mapped.
         norm: the norm's name.
-        vectors: the norm's parameters, each (D,) float32. RMSNorm's `gain` is weight * sqrt(D).
+        vectors: the norm's parameters, each (D,) float32, by `sse.numpy_norms`' names. RMSNorm's
+            `gain` is weight * sqrt(D).
         tokenizer: path of tokenizer.json.
         max_tokens: texts are cut there; None for no limit.
         settings: config_sentence_transformers.json (prompts, similarity), or {}.
@@ -113,10 +107,9 @@ def _read_export(root: Path) -> ModelFolder:
             f"{FORMAT}: upgrade sse or export the model again"
         )
     norm = str(config.get("norm"))
-    if norm not in _VECTORS:
+    if norm not in NORMS:
         raise UserError(
-            f"{root / CONFIG_NAME} names the norm '{norm}': this version knows "
-            f"{', '.join(_VECTORS)}"
+            f"{root / CONFIG_NAME} names the norm '{norm}': this version knows {', '.join(NORMS)}"
         )
     if "rows" in config:
         return _read_compact(root, config, norm)
@@ -125,7 +118,7 @@ def _read_export(root: Path) -> ModelFolder:
     if table is None:
         raise UserError(f"{root}/model.safetensors holds no embedding.weight: export again")
     vectors = {}
-    for name, where in _VECTORS[norm].items():
+    for name, where in NORMS[norm].stored.items():
         number, tensor = where.split("/")
         subfolder = paths.get(number, "")
         if not subfolder or Path(subfolder).name != subfolder:
@@ -155,7 +148,7 @@ def _read_compact(root: Path, config: dict[str, Any], norm: str) -> ModelFolder:
         rows = _rows(root, tensors["embedding.weight"], tensors.get("embedding.scale"))
     else:
         raise UserError(f"{root}/model.safetensors holds no embedding.weight: export again")
-    names = {name: f"{norm}.{name}" for name in _VECTORS[norm]}
+    names = {name: f"{norm}.{name}" for name in NORMS[norm].stored}
     if missing := [name for name in names.values() if name not in tensors]:
         raise UserError(f"{root} lacks {', '.join(missing)}: export the model again")
     vectors = {name: np.array(tensors[full], np.float32) for name, full in names.items()}

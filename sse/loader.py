@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any
 
@@ -39,8 +38,5 @@ def build(folder: ModelFolder) -> SSE:
     folder.check_tokenizer(tokenizer.vocab_size)
     table = torch.from_numpy(np.array(folder.table, np.float32))
     module = SSE(tokenizer, dim, folder.norm, table=table)
-    vectors = dict(folder.vectors)
-    if folder.norm == "rmsnorm":
-        vectors["weight"] = vectors.pop("gain") / np.float32(math.sqrt(dim))
-    module.norm.load_state_dict({name: torch.from_numpy(v) for name, v in vectors.items()})
+    module.norm.load_vectors({name: torch.from_numpy(v) for name, v in folder.vectors.items()})
     return module

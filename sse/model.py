@@ -21,7 +21,7 @@ from sse_kernels.table_grad import TableGrad
 from torch import Tensor, nn
 
 from sse.errors import UserError
-from sse.norms import SeparableDyT, make_norm
+from sse.norms import make_norm
 from sse.tokenizer import TextTokenizer
 
 
@@ -31,8 +31,8 @@ class SSE(InputModule):
     Args:
         tokenizer: text -> WordPiece ids; its vocabulary gives the table's V rows.
         dim: D, the dimension of the table and of the vectors.
-        norm: `dyt`, `layernorm`, `rmsnorm` or `none`.
-        alpha_init: first value of DyT's alpha.
+        norm: a name of `sse.norms.NORMS`.
+        alpha_init: first value of a gate's alpha (`dyt`, `hardtanh`, ...).
         table_std: the table starts as N(0, table_std^2); 1 is EmbeddingBag's default.
         seed: seed of that start; None draws from torch's global generator.
         table: (V, D) to use instead of a random start.
@@ -86,10 +86,10 @@ class SSE(InputModule):
     def pool(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Texts to vectors: ids (N,), offsets (B + 1,) -> (B, D)."""
         weight = self.embedding.weight
-        if isinstance(self.norm, SeparableDyT):
-            gate = (self.norm.alpha, self.norm.beta, self.norm.bias)
+        if (gate := self.norm.fused()) is not None:
             return bag_dyt(weight, ids, offsets, *gate, table_grad=self.table_grad)
-        return self.norm(bag_mean(weight, ids, offsets, table_grad=self.table_grad))
+        pooled: Tensor = self.norm(bag_mean(weight, ids, offsets, table_grad=self.table_grad))
+        return pooled
 
     def preprocess(
         self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any
@@ -106,6 +106,14 @@ class SSE(InputModule):
         """Add `sentence_embedding` (B, D) to the features."""
         features["sentence_embedding"] = self.pool(features["input_ids"], features["offsets"])
         return features
+
+    @classmethod
+    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> SSE:  # type: ignore[override]
+        """SentenceTransformer calls this for a folder whose norm has no native modules."""
+        from sse.folder import read_folder
+        from sse.loader import build
+
+        return build(read_folder(model_name_or_path))
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Refused: one module cannot write a folder that loads everywhere; `sse.export` does."""

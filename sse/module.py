@@ -27,8 +27,10 @@ class SSEModule(L.LightningModule):
 
     Args:
         dim: dimension of the table and the vectors.
-        norm: `dyt`, `layernorm`, `rmsnorm` or `none`.
-        alpha_init: first value of DyT's alpha.
+        norm: `dyt` (bias inside the tanh, per dimension), `dyt_scalar` (one alpha), `dyt_outside`
+            (bias outside), `dyt_frozen` (stays at its start), `hardtanh`, `derf` (erf),
+            `layernorm`, `rmsnorm` or `none`.
+        alpha_init: first value of alpha, in the dyt family, hardtanh and derf.
         table_std: standard deviation of the table's start.
         matryoshka_dims: prefixes trained; null for 512, 256, 128, 64, 32 as far as `dim` reaches.
         matryoshka_weights: one weight a dim; null for 1 each.
@@ -143,7 +145,7 @@ class SSEModule(L.LightningModule):
         """Fused Adam and a schedule by step."""
         options = self.hparams
         optimizer = AdamW(
-            self.model.parameters(),
+            [p for p in self.model.parameters() if p.requires_grad],
             lr=options.lr,
             betas=(0.9, options.adam_beta2),
             eps=options.adam_eps,

@@ -20,12 +20,19 @@ from numpy.typing import NDArray
 from sse.errors import UserError
 from sse.files import atomic_file
 from sse.folder import ModelFolder, read_folder
-from sse.numpy_norms import LAYERNORM_EPS, TINY
+from sse.numpy_norms import LAYERNORM_EPS, NORMS, TINY, Diagonal, Standard
 from sse.quantise import truncate
 from sse.ragged import Ragged
 
 OPSET, IR_VERSION = 18, 9  # old enough for onnxruntime 1.15 and onnxruntime-web
 LARGEST = 2**31 - 2**20  # bytes that a protobuf file holds
+# The operator of each of `sse.numpy_norms.ACTIVATIONS`, and its further inputs.
+ACTIVATIONS: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "Identity": (None, {}),
+    "Tanh": ("Tanh", {}),
+    "Hardtanh": ("Clip", {"low": np.float32(-1), "high": np.float32(1)}),
+    "Erf": ("Erf", {}),
+}
 INSTALL = "pip install 'stable-static-embedding[onnx]'"
 
 
@@ -66,9 +73,9 @@ def _graph(onnx: Any, model: ModelFolder) -> Any:
     dim = model.rows.shape[1]
     values: dict[str, Any] = {"table": model.table, **model.vectors}
     values |= {"tokens": np.array([1], np.int64), "one": np.float32(1)}
-    if model.norm == "rmsnorm":
-        values |= {"tiny": TINY, "last": np.array([-1], np.int64)}
     node = helper.make_node
+    norm, constants = _norm(node, model.norm)
+    values |= constants
     nodes = [
         node("Gather", ["table", "input_ids"], ["rows"]),  # (B, T, D)
         node("Cast", ["attention_mask"], ["mask"], to=onnx.TensorProto.FLOAT),
@@ -78,7 +85,7 @@ def _graph(onnx: Any, model: ModelFolder) -> Any:
         node("ReduceSum", ["mask", "tokens"], ["count"], keepdims=1),
         node("Max", ["count", "one"], ["length"]),  # an empty text has the mean 0
         node("Div", ["sum", "length"], ["mean"]),
-        *_norm(node, model.norm),
+        *norm,
     ]
     info = helper.make_tensor_value_info
     ids = [
@@ -105,26 +112,36 @@ def _graph(onnx: Any, model: ModelFolder) -> Any:
     return made
 
 
-def _norm(node: Any, norm: str) -> list[Any]:
-    """`sse.numpy_norms` as nodes from `mean` to `sentence_embedding`."""
-    out = ["sentence_embedding"]
-    if norm == "dyt":
-        return [
-            node("Mul", ["mean", "alpha"], ["scaled"]),
-            node("Add", ["scaled", "bias"], ["shifted"]),
-            node("Tanh", ["shifted"], ["squashed"]),
-            node("Mul", ["squashed", "beta"], out),
-        ]
-    if norm == "layernorm":
-        epsilon = float(LAYERNORM_EPS)
-        return [node("LayerNormalization", ["mean", "weight", "bias"], out, epsilon=epsilon)]
-    if norm == "rmsnorm":
-        return [
-            node("ReduceL2", ["mean", "last"], ["norm"], keepdims=1),
-            node("Max", ["norm", "tiny"], ["floor"]),
-            node("Div", ["mean", "floor"], ["unit"]),
-            node("Mul", ["unit", "gain"], out),
-        ]
-    if norm == "none":
-        return [node("Identity", ["mean"], out)]
-    raise UserError(f"norm '{norm}' has no ONNX form yet")
+def _norm(node: Any, norm: str) -> tuple[list[Any], dict[str, Any]]:
+    """The steps of `sse.numpy_norms` as nodes from `mean` to `sentence_embedding`, and constants.
+
+    Every step takes the value `at` and leaves another.
+    """
+    nodes: list[Any] = []
+    constants: dict[str, Any] = {}
+    at = "mean"
+
+    def add(kind: str, *others: str, **attributes: Any) -> str:
+        name = f"{kind}_{len(nodes)}"
+        nodes.append(node(kind, [at, *others], [name], **attributes))
+        return name
+
+    for step in NORMS[norm].steps:
+        if isinstance(step, Diagonal):
+            at = add("Mul", step.scale)
+            if step.shift is not None:
+                at = add("Add", step.shift)
+            kind, bounds = ACTIVATIONS[step.activation]
+            if kind is not None:
+                at = add(kind, *bounds)
+                constants |= bounds
+        elif isinstance(step, Standard):
+            at = add("LayerNormalization", "weight", "bias", epsilon=float(LAYERNORM_EPS))
+        else:
+            constants |= {"tiny": TINY, "last": np.array([-1], np.int64)}
+            length = add("ReduceL2", "last", keepdims=1)
+            nodes.append(node("Max", [length, "tiny"], ["floor"]))
+            at = add("Div", "floor")
+    add("Identity")
+    nodes[-1].output[0] = "sentence_embedding"
+    return nodes, constants

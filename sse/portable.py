@@ -1,25 +1,31 @@
 """Write a model folder that every sentence-transformers user can load, without this package.
 
-An SSE model folds exactly into native modules:
+An SSE model folds exactly into native modules: StaticEmbedding(E), then one module for each step
+of the norm's `sse.numpy_norms.Form`:
 
-    dyt        StaticEmbedding(E) -> Dense(diag(alpha), bias, Tanh) -> Dense(diag(beta), Identity)
-    layernorm  StaticEmbedding(E) -> LayerNorm
-    rmsnorm    StaticEmbedding(E) -> Normalize -> Dense(diag(weight * sqrt(D)), Identity)
-    none       StaticEmbedding(E)
+    dyt          Dense(diag(alpha), bias, Tanh) -> Dense(diag(beta), Identity)
+    dyt_outside  Dense(diag(alpha), Tanh) -> Dense(diag(beta), bias, Identity)
+    hardtanh     Dense(diag(alpha), bias, Hardtanh) -> Dense(diag(beta), Identity)
+    layernorm    LayerNorm
+    rmsnorm      Normalize -> Dense(diag(weight * sqrt(D)), Identity)
+    none         nothing
 
 so the folder needs neither `trust_remote_code` nor pickle: safetensors, JSON and a model card. The
 file `sse_config.json` beside them names the norm, for `sse.load` and `sse.Encoder`.
+
+`derf` is the exception, since no native module computes erf: its folder holds the same files, reads
+by `sse.load` and `sse.Encoder`, and a plain SentenceTransformer refuses it, naming `sse.model.SSE`.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
@@ -35,7 +41,7 @@ from sse.errors import UserError
 from sse.files import atomic_folder, write_json
 from sse.folder import CONFIG_NAME, FORMAT
 from sse.model import SSE, SSEModel
-from sse.norms import RMSNorm, SeparableDyT
+from sse.numpy_norms import NORMS, Diagonal, Standard
 
 
 def export(
@@ -54,7 +60,9 @@ def export(
     target = Path(folder)
     _check_target(target)
     module = model.sse if isinstance(model, SSEModel) else model
-    native = SentenceTransformer(modules=native_modules(module), device="cpu")
+    norm = NORMS[module.norm_name]
+    modules = native_modules(module) if norm.native else [_table(module)]
+    native = SentenceTransformer(modules=modules, device="cpu")
     native.similarity_fn_name = "cosine"
     if isinstance(model, SSEModel):
         native.prompts = dict(model.prompts)
@@ -62,9 +70,12 @@ def export(
         native.similarity_fn_name = model.similarity_fn_name
     with atomic_folder(target) as temporary:
         native.save(str(temporary), create_model_card=False)
+        if not norm.native:
+            _finish_own(temporary, module)
         write_json(
             temporary / CONFIG_NAME,
             {
+                **({} if norm.native else {"rows": "float32"}),
                 "format": FORMAT,
                 "norm": module.norm_name,
                 "dim": module.dim,
@@ -80,28 +91,38 @@ def export(
 
 def native_modules(module: SSE) -> list[nn.Module]:
     """The sentence-transformers modules that compute the same as `module`."""
+    if not NORMS[module.norm_name].native:
+        raise UserError(f"norm '{module.norm_name}' has no native sentence-transformers modules")
+    vectors = {name: v.float().cpu() for name, v in module.norm.vectors().items()}
+    modules: list[nn.Module] = [_table(module)]
+    for step in NORMS[module.norm_name].steps:
+        if isinstance(step, Diagonal):
+            shift = None if step.shift is None else vectors[step.shift]
+            modules.append(_diagonal(vectors[step.scale], shift, getattr(nn, step.activation)()))
+        elif isinstance(step, Standard):
+            layer = LayerNorm(module.dim)
+            layer.norm.load_state_dict(vectors)
+            modules.append(layer)
+        else:
+            modules.append(Normalize())
+    return modules
+
+
+def _table(module: SSE) -> StaticEmbedding:
     table = module.embedding.weight.detach().float().cpu().contiguous()
     tokenizer = copy.deepcopy(module.tokenizer)
     if module.text_tokenizer.max_tokens:
         tokenizer.enable_truncation(module.text_tokenizer.max_tokens)
-    first = StaticEmbedding(tokenizer, embedding_weights=table)
-    norm = copy.deepcopy(module.norm).float().cpu()
-    if isinstance(norm, SeparableDyT):
-        return [
-            first,
-            _diagonal(norm.alpha, norm.bias, nn.Tanh()),
-            _diagonal(norm.beta, None, nn.Identity()),
-        ]
-    if isinstance(norm, nn.LayerNorm):
-        layer = LayerNorm(module.dim)
-        layer.norm.load_state_dict(norm.state_dict())
-        return [first, layer]
-    if isinstance(norm, RMSNorm):
-        gain = norm.weight * math.sqrt(module.dim)
-        return [first, Normalize(), _diagonal(gain, None, nn.Identity())]
-    if isinstance(norm, nn.Identity):
-        return [first]
-    raise UserError(f"norm '{module.norm_name}' has no native sentence-transformers modules")
+    return StaticEmbedding(tokenizer, embedding_weights=table)
+
+
+def _finish_own(folder: Path, module: SSE) -> None:
+    """Make the saved table a folder of our own: the norm's vectors beside it, our class named."""
+    tensors = {f"{module.norm_name}.{k}": v.float().cpu() for k, v in module.norm.vectors().items()}
+    tensors["embedding.weight"] = module.embedding.weight.detach().float().cpu().contiguous()
+    save_file(tensors, folder / "model.safetensors")
+    only = {"idx": 0, "name": "0", "path": "", "type": "sse.model.SSE"}
+    write_json(folder / "modules.json", [only])
 
 
 def _diagonal(scale: Tensor, bias: Tensor | None, activation: nn.Module) -> Dense:

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from sse.errors import UserError
 from sse.files import atomic_folder, write_json
 from sse.folder import CONFIG_NAME, FORMAT, Q4_REST, Q4_TABLE, ModelFolder, read_folder
+from sse.numpy_norms import NORMS
 from sse.pool import Table
 
-PREFIX_NORMS = ("dyt", "none")  # whose dimensions do not depend on each other
 ROW_KINDS = ("float32", "float16", "int8", "int4")
 PRECISIONS = ("float32", "int8", "binary")
 
@@ -124,7 +124,7 @@ def truncate(model: ModelFolder, dim: int) -> ModelFolder:
     full = model.rows.shape[1]
     if not 1 <= dim <= full:
         raise UserError(f"dim {dim} is no prefix of the model's {full}: give 1 to {full}")
-    if model.norm not in PREFIX_NORMS and dim != full:
+    if not NORMS[model.norm].by_dimension and dim != full:
         raise UserError(
             f"a model with {model.norm} needs all its {full} dimensions before the norm: "
             "cut its vectors instead (encode's dim)"

