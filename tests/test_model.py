@@ -102,18 +102,20 @@ def test_the_export_computes_the_same_natively_and_as_our_class(make_model, norm
         np.testing.assert_array_equal(native.encode(TEXTS), vectors)
 
 
-def test_the_export_loads_in_a_clean_process_without_this_package(make_model, tmp_path):
-    model = make_model("dyt")
-    sse.export(model, tmp_path / "model")
-    np.save(tmp_path / "expected.npy", encode(model))
-    code = """
+def test_the_exports_load_in_a_clean_process_without_this_package(make_model, tmp_path):
+    natives = [norm for norm in NORMS if FORMS[norm].native]
+    for norm in natives:
+        sse.export(model := make_model(norm), tmp_path / norm)
+        np.save(tmp_path / f"{norm}.npy", encode(model))
+    code = f"""
 import sys
 sys.modules["sse"] = sys.modules["sse_kernels"] = None  # importing either now fails
 import numpy as np
 from sentence_transformers import SentenceTransformer
-model = SentenceTransformer("model", device="cpu")
 texts = eval(open("texts.txt", encoding="utf-8").read())
-assert np.array_equal(model.encode(texts), np.load("expected.npy"))
+for norm in {natives}:
+    model = SentenceTransformer(norm, device="cpu")
+    assert np.array_equal(model.encode(texts), np.load(norm + ".npy")), norm
 """
     (tmp_path / "texts.txt").write_text(repr(TEXTS), "utf-8")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
