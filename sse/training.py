@@ -3,6 +3,7 @@
 DIR/config.yaml     every option, enough to run it again
 DIR/checkpoints/    last.ckpt (resume from it), best.ckpt
 DIR/tensorboard/    logs; DIR/logs/metrics.csv the same as a table
+DIR/diagnostics.parquet  does the gate saturate? See sse.diagnostics
 DIR/metrics.json    quality of the trained model, the untrained one and BM25; speed; versions
 DIR/model/          the folder that sentence-transformers loads
 """
@@ -38,6 +39,7 @@ from sse.model import SSEModel
 from sse.module import SSEModule
 from sse.nanobeir import load_nanobeir
 from sse.portable import export
+from sse.probe import Diagnostics
 from sse.report import format_table, write_report
 from sse.resume import arguments_of, check_resumed, find_checkpoint
 
@@ -75,11 +77,17 @@ class TrainCLI(LightningCLI):
     model: SSEModule
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """--out, --resume, --ema, --eval.*, and one seed for everything."""
+        """--out, --resume, --ema, --diagnostics, --eval.*, and one seed for everything."""
         parser.add_argument("--out", type=str | None, help="folder of the run (default: runs/N)")
         parser.add_argument("--resume", type=str | None, help="folder of a run to go on with")
         parser.add_argument(
             "--ema", type=float, default=0.0, help="decay of the weights' moving average; 0: none"
+        )
+        parser.add_argument(
+            "--diagnostics",
+            type=int,
+            default=100,
+            help="steps between two rows of diagnostics.parquet; 0: none",
         )
         parser.add_class_arguments(EvalOptions, "eval")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
@@ -99,6 +107,8 @@ class TrainCLI(LightningCLI):
         config = self.config
         if not 0 <= config.ema < 1:
             raise UserError(f"--ema {config.ema}: give a decay from 0 (none) to below 1, as 0.999")
+        if config.diagnostics < 0:
+            raise UserError(f"--diagnostics {config.diagnostics}: give a number of steps, or 0")
         self.folder = folder = run_folder(config)
         # Read what to evaluate on before training: a typing error must not cost the training.
         self.collections = [load_beir(path) for path in config.eval.beir]
@@ -128,6 +138,8 @@ class TrainCLI(LightningCLI):
         monitor = f"val/ndcg@10_{self.model.dims[0]}d" if heldout else None
         bar = trainer.enable_progress_bar is not False
         ours = callbacks(folder / "checkpoints", monitor, config.ema, bar)
+        if config.diagnostics:  # first: it measures before the others save or average
+            ours.insert(0, Diagnostics(folder / "diagnostics.parquet", config.diagnostics))
         kwargs["callbacks"] = [*ours, *(self.config_init.trainer.callbacks or [])]
         if trainer.logger is None:
             kwargs["logger"] = [
