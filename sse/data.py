@@ -23,15 +23,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from sse.cache import TokenizedSet, tokenize_set
 from sse.errors import UserError
 from sse.files import atomic_file
+from sse.holdout import choose, hold_out, train_rows
 from sse.pairs import SetSpec, load_sets
 from sse.ragged import concatenate
-from sse.sampler import ORDERS, Batch, Rows, plan_epoch
+from sse.sampler import ORDERS, Batch, plan_epoch
 from sse.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 
 Features = dict[str, Any]
 
-# At most this share of a set is held out, however small the set.
-HOLDOUT_SHARE = 0.1
+# The options that say what `build` reads, and what it makes.
+READING = ("paths", "sets", "tokenizer", "vocab_size", "max_tokens", "cap", "pairs", "holdout",
+           "cache")  # fmt: skip
+READ = ("pairs", "tokenizer", "sets", "heldout_rows", "train_rows")
 
 
 def default_cache() -> Path:
@@ -51,6 +54,8 @@ class SSEDataModule(L.LightningDataModule):
             where that is better at every dimension.
         max_tokens: cut texts to this many tokens; null for no limit.
         cap: at most this many pairs of each set.
+        pairs: train on this many of all pairs, chosen by a hash of their text, so that a smaller
+            choice is part of a larger one; null for all.
         batch_size: pairs per batch and process; in-batch negatives grow with it.
         batches: `proportional` or `round_robin` turns of the sets.
         unique_texts: no text twice in a batch; false allows it and masks equal texts in the loss.
@@ -68,6 +73,7 @@ class SSEDataModule(L.LightningDataModule):
         vocab_size: int | None = None,
         max_tokens: int | None = None,
         cap: int | None = None,
+        pairs: int | None = None,
         batch_size: int = 512,
         batches: str = "proportional",
         unique_texts: bool = True,
@@ -85,15 +91,44 @@ class SSEDataModule(L.LightningDataModule):
             )
         if cap is not None and cap < 2:
             raise UserError(f"data.cap is {cap}: give at least 2 pairs a set")
+        if pairs is not None and pairs < 2:
+            raise UserError(f"data.pairs is {pairs}: give at least 2")
         if batches not in ORDERS:
             raise UserError(f"unknown order '{batches}' (--data.batches): choose one of {ORDERS}")
         self.sets: list[TokenizedSet] = []
         self._plans: dict[tuple[int, int], list[Batch]] = {}
 
-    def build(self, say: Callable[[str], None] = print) -> None:
-        """Read, tokenise and hold out; everything slow happens here, once."""
+    def build(
+        self, say: Callable[[str], None] = print, shared: dict[str, Any] | None = None
+    ) -> None:
+        """Read, tokenise and hold out; everything slow happens here, once.
+
+        Args:
+            say: takes the lines that tell of it.
+            shared: what earlier runs of this process read; with it the same data are read once.
+        """
         if self.sets:
             return
+        own = {k: v for k, v in self.hparams.items() if k in READING}
+        key = f"data: {own!r}"
+        if shared is None or key not in shared:
+            self._read(say)
+            if shared is not None:
+                for old in [k for k in shared if k.startswith("data: ")]:
+                    del shared[old]  # one data set at a time: they are large
+                shared[key] = [getattr(self, name) for name in READ]
+        else:
+            for name, value in zip(READ, shared[key], strict=True):
+                setattr(self, name, value)
+        tokens = sum(int(column.offsets[-1]) for s in self.sets for column in s.tokens)
+        say(
+            f"data: {sum(map(len, self.train_rows)):,} pairs to train on, "
+            f"{sum(map(len, self.heldout_rows)):,} held out, {len(self.sets)} "
+            f"{'set' if len(self.sets) == 1 else 'sets'}, {tokens:,} tokens, "
+            f"vocabulary {self.tokenizer.vocab_size:,}"
+        )
+
+    def _read(self, say: Callable[[str], None]) -> None:
         options = self.hparams
         folder = Path(options.cache).expanduser() if options.cache else default_cache()
         paths = [options.paths] if isinstance(options.paths, str) else options.paths or []
@@ -111,13 +146,10 @@ class SSEDataModule(L.LightningDataModule):
             train_rows(s.text_ids, rows)
             for s, rows in zip(self.sets, self.heldout_rows, strict=True)
         ]
-        tokens = sum(int(column.offsets[-1]) for s in self.sets for column in s.tokens)
-        say(
-            f"data: {sum(map(len, self.train_rows)):,} pairs to train on, "
-            f"{sum(map(len, self.heldout_rows)):,} held out, {len(self.sets)} "
-            f"{'set' if len(self.sets) == 1 else 'sets'}, {tokens:,} tokens, "
-            f"vocabulary {self.tokenizer.vocab_size:,}"
-        )
+        if options.pairs is not None:
+            self.train_rows = choose(
+                [s.text_ids for s in self.sets], self.train_rows, options.pairs
+            )
 
     def _make_tokenizer(self, folder: Path, say: Callable[[str], None]) -> TextTokenizer:
         """The tokenizer asked for; one trained here is kept in the cache by its pairs' content."""
@@ -256,36 +288,3 @@ class EpochSteps(Sampler[int]):
 
     def __len__(self) -> int:
         return self.total
-
-
-def hold_out(text_ids: list[np.ndarray], count: int) -> list[Rows]:
-    """Rows to hold out of each set: the pairs with the smallest hash of their text.
-
-    The choice depends on the texts alone, so it is the same on every machine and in every order.
-
-    Args:
-        text_ids: per set, (n, columns) 64-bit hashes of the texts.
-        count: pairs over all sets; at most `HOLDOUT_SHARE` of them.
-    """
-    keys = [_mix(ids[:, 0], ids[:, 1]) for ids in text_ids]
-    every = np.concatenate(keys)
-    count = min(count, int(len(every) * HOLDOUT_SHARE))
-    if count == 0:
-        return [np.zeros(0, np.int64) for _ in keys]
-    limit = np.partition(every, count - 1)[count - 1]
-    return [np.flatnonzero(key <= limit) for key in keys]
-
-
-def train_rows(text_ids: np.ndarray, heldout: Rows) -> Rows:
-    """Every row that shares neither anchor nor positive with a held-out pair of its set."""
-    seen = np.isin(text_ids[:, :2], np.asarray(text_ids[heldout, :2])).any(1)
-    return np.flatnonzero(~seen)
-
-
-def _mix(anchor: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """One well-mixed 64-bit key of two (splitmix64's finaliser)."""
-    with np.errstate(over="ignore"):
-        key = anchor.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ positive.astype(np.uint64)
-        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return key ^ (key >> np.uint64(31))

@@ -28,21 +28,26 @@ SUMMARY = ("ndcg@10", "mrr@10", "map@100", "accuracy@1", "recall@10")
 LABELS = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
 
 
-def write_report(results: Results, folder: str | Path) -> list[Path]:
-    """Write `report.txt`, `report.json`, `per_query.parquet` and `quality.png` into `folder`."""
+def write_report(results: Results, folder: str | Path, figure: bool = True) -> list[Path]:
+    """Write `report.txt`, `report.json`, `per_query.parquet` and `quality.png` into `folder`.
+
+    Without `figure`, the first three.
+    """
+    files = REPORT if figure else REPORT[:-1]
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    # All four are made before the first appears, so that a failure leaves an older report whole.
+    # All are made before the first appears, so that a failure leaves an older report whole.
     with tempfile.TemporaryDirectory(prefix=".report.", dir=root) as name:
         made = Path(name)
         with atomic_file(made / "report.txt") as temporary:
             temporary.write_text(format_table(results) + "\n", "utf-8")
         write_json(made / "report.json", to_json(results))
         write_per_query(results, made / "per_query.parquet")
-        plot(results, made / "quality.png")
-        for file in REPORT:
+        if figure:
+            plot(results, made / "quality.png")
+        for file in files:
             os.replace(made / file, root / file)
-    return [root / file for file in REPORT]
+    return [root / file for file in files]
 
 
 def format_table(results: Results, metric: str = "ndcg@10") -> str:

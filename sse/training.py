@@ -10,6 +10,7 @@ DIR/model/          the folder that sentence-transformers loads
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import logging
 import os
@@ -30,7 +31,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from sse_kernels.allocator import keep_freed_memory
 
 from sse import evaluation
-from sse.beir import load_beir, pairs_collection
+from sse.beir import Collection, load_beir, pairs_collection
 from sse.callbacks import Throughput, WholeCheckpoints, callbacks
 from sse.data import SSEDataModule
 from sse.errors import UserError, one_line
@@ -42,6 +43,7 @@ from sse.portable import export
 from sse.probe import Diagnostics
 from sse.report import format_table, write_report
 from sse.resume import arguments_of, check_resumed, find_checkpoint
+from sse.sampler import Batch
 
 # With max_epochs unset a run gets as many epochs as give about this many steps, within bounds.
 STEPS_WANTED = 600
@@ -63,11 +65,13 @@ class EvalOptions:
         beir: folders in the BEIR layout.
         nanobeir: hub name or local folder of NanoBEIR, such as sentence-transformers/NanoBEIR-en.
         times: evaluations on the held-out pairs during training.
+        baselines: evaluate the untrained model and BM25 too, and draw all three.
     """
 
     beir: list[str] = field(default_factory=list)
     nanobeir: str | None = None
     times: int = 4
+    baselines: bool = True
 
 
 class TrainCLI(LightningCLI):
@@ -75,6 +79,10 @@ class TrainCLI(LightningCLI):
 
     datamodule: SSEDataModule
     model: SSEModule
+
+    def __init__(self, *args: Any, shared: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        self.shared = shared
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """--out, --resume, --ema, --diagnostics, --eval.*, and one seed for everything."""
@@ -111,24 +119,22 @@ class TrainCLI(LightningCLI):
             raise UserError(f"--diagnostics {config.diagnostics}: give a number of steps, or 0")
         self.folder = folder = run_folder(config)
         # Read what to evaluate on before training: a typing error must not cost the training.
-        self.collections = [load_beir(path) for path in config.eval.beir]
+        self.collections = [self._collection(path) for path in config.eval.beir]
         if config.eval.nanobeir:
             self.collections += load_nanobeir(config.eval.nanobeir)
         say(f"run: {folder}")
         if keep_freed_memory():
             say("allocator: glibc keeps freed memory (mallopt), which speeds up CPU training")
-        self.datamodule.build(say)
+        self.datamodule.build(say, self.shared)
         self.model.build(self.datamodule.tokenizer)
-        steps = len(self.datamodule.plan(0, world_size(config)))
         trainer = config.trainer
+        steps, epochs = self.length()
         if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
-            wanted = STEPS_WANTED * trainer.accumulate_grad_batches
-            kwargs["max_epochs"] = min(MOST_EPOCHS, max(1, round(wanted / steps)))
+            kwargs["max_epochs"] = epochs
             say(
-                f"epochs: {kwargs['max_epochs']} of {steps:,} batches (--trainer.max_epochs unset: "
+                f"epochs: {epochs} of {steps:,} batches (--trainer.max_epochs unset: "
                 f"about {STEPS_WANTED} steps, 1 to {MOST_EPOCHS} epochs)"
             )
-        epochs = kwargs.get("max_epochs") or trainer.max_epochs or 1
         heldout = any(map(len, self.datamodule.heldout_rows)) and config.eval.times > 0
         if heldout:
             interval = max(1, steps * epochs // config.eval.times)
@@ -152,15 +158,62 @@ class TrainCLI(LightningCLI):
         except MisconfigurationException as error:
             raise UserError(f"{error} (an option of --trainer)") from error
 
+    def length(self) -> tuple[int, int]:
+        """Batches of the first epoch, and epochs; the data must have been built."""
+        trainer = self.config.trainer
+        steps = len(self.datamodule.plan(0, world_size(self.config)))
+        if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
+            wanted = STEPS_WANTED * trainer.accumulate_grad_batches
+            return steps, min(MOST_EPOCHS, max(1, round(wanted / steps)))
+        return steps, trainer.max_epochs or 1
 
-def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    def _collection(self, path: str) -> Collection:
+        shared = {} if self.shared is None else self.shared
+        key = f"collection: {path}"
+        if key not in shared:
+            shared[key] = load_beir(path)
+        found: Collection = shared[key]
+        return found
+
+
+def main(args: Sequence[str] | None = None, shared: dict[str, Any] | None = None) -> dict[str, Any]:
     """Train a model; returns what metrics.json holds.
 
     Args:
         args: the command line, e.g. ["--data.paths", "[pairs.jsonl]"]; None for `sys.argv`.
+        shared: a dict kept between runs in one process, which then read the same data once.
     """
     quiet()
-    cli = TrainCLI(
+    start = time.perf_counter()
+    cli = make_cli(TrainCLI, args, shared)
+    checkpoint = find_checkpoint(cli.config.resume) if cli.config.resume else None
+    if cli.config.resume and not checkpoint:
+        say("no checkpoint yet: starting from the first step, which gives the same run")
+    with atomic_file(cli.folder / "config.yaml") as temporary:
+        # Without its place: a run may be moved, and its configuration used for another.
+        recipe = cli.config.clone()
+        recipe.out = recipe.resume = None
+        temporary.write_text(cli.parser.dump(recipe, skip_link_targets=True), "utf-8")
+    ready = time.perf_counter()
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+    trained = time.perf_counter()
+    if not cli.trainer.is_global_zero:
+        return {}
+    facts = finish(cli, trained - ready)
+    facts["times"] = {
+        "data": round(ready - start, 2),
+        "train": round(trained - ready, 2),
+        "evaluate": round(time.perf_counter() - trained, 2),
+    }
+    write_json(cli.folder / "metrics.json", facts)
+    return facts
+
+
+def make_cli(
+    kind: type[TrainCLI], args: Sequence[str] | None, shared: dict[str, Any] | None = None
+) -> TrainCLI:
+    """The command line's options, read and checked, with all that they name."""
+    return kind(
         SSEModule,
         SSEDataModule,
         args=args,
@@ -179,25 +232,12 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         },
         parser_kwargs={"prog": "train.py", "description": DESCRIPTION, "exit_on_error": False},
         auto_configure_optimizers=False,
+        shared=shared,
     )
-    checkpoint = find_checkpoint(cli.config.resume) if cli.config.resume else None
-    if cli.config.resume and not checkpoint:
-        say("no checkpoint yet: starting from the first step, which gives the same run")
-    with atomic_file(cli.folder / "config.yaml") as temporary:
-        # Without its place: a run may be moved, and its configuration used for another.
-        recipe = cli.config.clone()
-        recipe.out = recipe.resume = None
-        temporary.write_text(cli.parser.dump(recipe, skip_link_targets=True), "utf-8")
-    start = time.perf_counter()
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
-    seconds = time.perf_counter() - start
-    if cli.trainer.is_global_zero:
-        return finish(cli, seconds)
-    return {}
 
 
 def finish(cli: TrainCLI, seconds: float) -> dict[str, Any]:
-    """Evaluate beside the untrained model and BM25, export, and write metrics.json."""
+    """Evaluate, beside the untrained model and BM25 where asked, and export; the facts."""
     module, data, folder = cli.model, cli.datamodule, cli.folder
     throughput = next(c for c in cli.trainer.callbacks if isinstance(c, Throughput))
     say(f"trained in {seconds:.1f} s, {throughput.rate:,.0f} pairs/s")
@@ -207,15 +247,20 @@ def finish(cli: TrainCLI, seconds: float) -> dict[str, Any]:
     collections = [*heldout, *cli.collections]
     results = {}
     if collections:
-        untrained = SSEModel(modules=[module.untrained(data.tokenizer)], device="cpu")
-        for name, candidate in (("trained", model), ("untrained", untrained)):
+        baselines = cli.config.eval.baselines
+        candidates = {"trained": model}
+        if baselines:
+            untrained = module.untrained(data.tokenizer)
+            candidates["untrained"] = SSEModel(modules=[untrained], device="cpu")
+        for name, candidate in candidates.items():
             queries, documents = evaluation.encoders(candidate)
             results[name] = evaluation.evaluate(
                 queries, collections, module.dims, encode_documents=documents, progress=True
             )
-        results["BM25"] = evaluation.evaluate_bm25(collections, progress=True)
+        if baselines:
+            results["BM25"] = evaluation.evaluate_bm25(collections, progress=True)
         print(format_table(results))  # noqa: T201, the run's result
-        write_report(results, folder / "report")
+        write_report(results, folder / "report", figure=baselines)
     values = {name: result.values() for name, result in results.items()}
     facts = {
         "metrics": values,
@@ -224,14 +269,22 @@ def finish(cli: TrainCLI, seconds: float) -> dict[str, Any]:
         "pairs": throughput.pairs,
         "pairs_per_second": round(throughput.rate, 1),
         "epochs": cli.trainer.max_epochs,
+        "order": order_of(data.plan(0, cli.trainer.world_size)),
         "data": {s.name: len(rows) for s, rows in zip(data.sets, data.train_rows, strict=True)},
         "reports": {pairs.name: list(pairs.report) for pairs in data.pairs},
         "versions": versions(),
     }
     export(model, folder / "model", card(cli, values))
-    write_json(folder / "metrics.json", facts)
     say(f"model: {folder / 'model'}\nmetrics: {folder / 'metrics.json'}, {folder / 'report'}")
     return facts
+
+
+def order_of(plan: list[Batch]) -> str:
+    """A digest of which pairs come in which batch: equal digests, equal data in equal order."""
+    digest = hashlib.sha256()
+    for batch in plan:
+        digest.update(batch.set.to_bytes(4, "little") + batch.rows.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def card(cli: TrainCLI, values: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from conftest import sentences
 from sentence_transformers import SentenceTransformer
 
 import sse
-from sse.data import hold_out, train_rows
+from sse.holdout import choose, hold_out, train_rows
 from sse.errors import UserError
 from sse.module import own_positive_ndcg
 from sse.norms import NORMS
