@@ -45,7 +45,7 @@ class Expectation:
         if limit not in (None, -1):
             steps = min(steps, limit * cli.config.trainer.accumulate_grad_batches)
         options = cli.model.hparams
-        kind = repr((cli.datamodule.hparams.batch_size, options.dim, cli.model.dims, options.norm))
+        kind = repr((cli.datamodule.hparams.batch_size, options.dim, cli.model.dims))
         if kind not in self._step:
             self._step[kind] = _step_seconds(cli)
         return steps * self._step[kind] + self.rest
@@ -59,23 +59,23 @@ class _Counted(TrainCLI):
 
 
 def _step_seconds(cli: TrainCLI) -> float:
-    """The mean of a few training steps, on one thread as a trial on each core has it."""
+    """The median of a few training steps, on one thread as a trial on each core has it."""
     module, data, threads = cli.model, cli.datamodule, torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         module.build(data.tokenizer)
         optimizer = AdamW(module.model.parameters(), lr=0.1, fused=True)
         batches = PairBatches(data.sets, data.plan(0, world_size(cli.config)))
-        start = 0.0
+        seconds = []
         for step in range(TIMED + 1):
-            if step == 1:
-                start = time.perf_counter()
+            start = time.perf_counter()
             batch = batches[step % len(batches)]
             pairs = batch["pairs"]
             vectors = module.model.pool(batch["ids"], batch["offsets"])
             matryoshka_loss(vectors[:pairs], vectors[pairs:], module.dims).backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
-        return (time.perf_counter() - start) / TIMED
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds[1:])
     finally:
         torch.set_num_threads(threads)

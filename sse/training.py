@@ -183,7 +183,6 @@ def main(args: Sequence[str] | None = None, shared: dict[str, Any] | None = None
         args: the command line, e.g. ["--data.paths", "[pairs.jsonl]"]; None for `sys.argv`.
         shared: a dict kept between runs in one process, which then read the same data once.
     """
-    quiet()
     start = time.perf_counter()
     cli = make_cli(TrainCLI, args, shared)
     checkpoint = find_checkpoint(cli.config.resume) if cli.config.resume else None
@@ -213,6 +212,7 @@ def make_cli(
     kind: type[TrainCLI], args: Sequence[str] | None, shared: dict[str, Any] | None = None
 ) -> TrainCLI:
     """The command line's options, read and checked, with all that they name."""
+    quiet()
     return kind(
         SSEModule,
         SSEDataModule,
@@ -364,7 +364,8 @@ def say(line: str) -> None:
 
 def quiet() -> None:
     """Hide the warnings that do not apply here."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for text in (
         ".*does not have many workers.*",  # a gather of 0.3 ms gains nothing from workers
         ".*your dataloader is not resumable.*",  # ours is: see sse.sampler

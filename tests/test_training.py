@@ -16,8 +16,8 @@ from conftest import sentences
 from sentence_transformers import SentenceTransformer
 
 import sse
-from sse.holdout import choose, hold_out, train_rows
 from sse.errors import UserError
+from sse.holdout import hold_out, train_rows
 from sse.module import own_positive_ndcg
 from sse.norms import NORMS
 from sse.training import main
