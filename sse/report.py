@@ -54,7 +54,7 @@ def format_table(results: Results, metric: str = "ndcg@10") -> str:
     """The readable report: `metric` per collection, then the summary metrics per dimension."""
     first = next(iter(results.values()))
     parts = [
-        f"{_label(metric)} at the largest dimension [95% bootstrap interval over queries]",
+        f"{metric_label(metric)} at the largest dimension [95% bootstrap interval over queries]",
         _align(_by_collection(results, metric)),
     ]
     n = len(first.scores)
@@ -119,7 +119,7 @@ def plot(results: Results, path: str | Path, metric: str = "ndcg@10") -> None:
     title = f"mean over {len(names)} collections" if small else names[0]
     _panel(large, {n: r.mean for n, r in results.items()}, metric, title)
     large.set_xlabel("dimension (log scale)")
-    large.set_ylabel(f"{_label(metric)} (band: 95% bootstrap interval)")
+    large.set_ylabel(f"{metric_label(metric)} (band: 95% bootstrap interval)")
     large.legend(frameon=False, loc="lower right")
     for i, name in enumerate(small):
         axes = figure.add_subplot(grid[i % 3, 3 + i // 3])
@@ -181,7 +181,7 @@ def _by_collection(results: Results, metric: str) -> list[list[str]]:
 
 def _by_dim(results: Results) -> list[list[str]]:
     """Rows of the second table: the mean over collections at each dimension."""
-    rows = [["system", "dim", *map(_label, SUMMARY)]]
+    rows = [["system", "dim", *map(metric_label, SUMMARY)]]
     for name, result in results.items():
         for i, (dim, row) in enumerate(result.mean.items()):
             cells = [_value(row, SUMMARY[0]), *(f"{row.values[m]:.4f}" for m in SUMMARY[1:])]
@@ -189,7 +189,8 @@ def _by_dim(results: Results) -> list[list[str]]:
     return rows
 
 
-def _label(metric: str) -> str:
+def metric_label(metric: str) -> str:
+    """`ndcg@10` as papers write it: nDCG@10."""
     name, k = metric.split("@")
     return f"{LABELS.get(name, name)}@{k}"
 

@@ -1,0 +1,328 @@
+"""Intervals and tests have the values a hand or scipy computes, and their error rates are kept."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from sse.comparison import compare, summarise
+from sse.comparison_table import by_collection, details, to_markdown
+from sse.errors import UserError
+from sse.selection import HELD_OUT, label, select
+from sse.statistics import (
+    bootstrap,
+    crossed,
+    effect_sizes,
+    holm,
+    seed_means,
+    sign_flip,
+    t_interval,
+)
+
+QUERIES = {"first": 40, "second": 90}
+
+
+def test_t_interval_by_hand():
+    # mean 3, sd 1, t_{.975, 2} = 4.302653: half = 4.302653 / sqrt(3)
+    e = t_interval([2, 3, 4])
+    assert (e.mean, e.sd, e.n) == (3, 1, 3)
+    assert e.half == pytest.approx(2.484138, abs=1e-6)
+    low, high = stats.t.interval(0.9, 4, loc=2, scale=stats.sem([1, 1, 2, 2, 4]))
+    wide = t_interval([1, 1, 2, 2, 4], 0.9)
+    assert (wide.low, wide.high) == pytest.approx((low, high))
+
+
+def test_one_seed_has_a_mean_and_no_interval():
+    e = t_interval([0.5])
+    assert e.mean == 0.5 and e.n == 1 and np.isnan([e.low, e.high, e.sd]).all()
+
+
+def test_holm_by_hand():
+    # sorted .005 .01 .03 .04 -> x4 .02, x3 .03, x2 .06, x1 .04 raised to .06
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.6, 0.7]), [1, 1])
+    np.testing.assert_allclose(holm([0.02, np.nan, 0.03]), [0.04, np.nan, 0.04])
+
+
+def test_sign_flip_enumerates_and_equals_scipy():
+    x = np.random.default_rng(0).normal(0.4, 1, (8, 2))
+    for column, p in zip(x.T, sign_flip(x), strict=True):
+        theirs = stats.permutation_test(
+            (column,), np.mean, permutation_type="samples", n_resamples=np.inf
+        )
+        assert p == pytest.approx(theirs.pvalue)
+    assert sign_flip(np.array([[1.0], [2.0], [3.0], [-1.0]]))[0] == 6 / 16  # 7 once, 5 twice
+
+
+def test_sign_flip_over_three_seeds_never_goes_below_a_quarter():
+    assert sign_flip(np.array([[10.0], [10.001], [9.999]]))[0] == 0.25
+
+
+def test_random_sign_flips_come_near_the_exact_p_and_repeat():
+    x = np.random.default_rng(3).normal(0.25, 1, (16, 1))
+    exact = sign_flip(x)
+    padded = np.concatenate([x, np.zeros((9, 1))])  # zeros change nothing but the method
+    sampled = sign_flip(padded, np.full(25, 1.0), seed=1)
+    assert sampled == pytest.approx(exact, abs=0.015)
+    assert (sampled == sign_flip(padded, np.full(25, 1.0), seed=1)).all()
+    assert sign_flip(np.ones((40, 1)))[0] == 1 / 10_001
+    assert sign_flip(np.zeros((40, 1)))[0] == 1
+
+
+def test_crossed_by_hand():
+    # (Q 3, S 2): seed means .2 .4, V_s = .02 / 2; query means .1 .3 .5, V_q = .04 / 3
+    d = np.array([[0.0, 0.2], [0.2, 0.4], [0.4, 0.6]])
+    v_s, v_q = 0.01, 0.04 / 3
+    df = (v_s + v_q) ** 2 / (v_s**2 / 1 + v_q**2 / 2)
+    p, found = crossed({"a": d})
+    assert found == pytest.approx(df)
+    assert p == pytest.approx(2 * stats.t.sf(0.3 / np.sqrt(v_s + v_q), df))
+
+
+def test_crossed_is_the_t_test_where_only_one_kind_of_noise_is_there():
+    seeds = np.array([0.1, 0.4, 0.3])
+    p, df = crossed({"a": np.tile(seeds, (50, 1))})
+    assert df == pytest.approx(2) and p == pytest.approx(stats.ttest_1samp(seeds, 0).pvalue)
+    queries = np.random.default_rng(0).normal(0.1, 1, 60)
+    p, df = crossed({"a": np.tile(queries[:, None], (1, 3))})
+    assert df == pytest.approx(59) and p == pytest.approx(stats.ttest_1samp(queries, 0).pvalue)
+
+
+def test_crossed_without_any_noise_or_with_one_seed():
+    assert crossed({"a": np.zeros((5, 3))})[0] == 1
+    assert crossed({"a": np.full((5, 3), 0.25)})[0] == 0
+    assert np.isnan(crossed({"a": np.ones((5, 1))})[0])
+
+
+def test_effect_sizes_by_hand():
+    d = {"a": np.array([[1.0, 3.0], [0.0, 0.0]]), "b": np.array([[-1.0, 1.0], [-2.0, -2.0]])}
+    sizes = effect_sizes(d)
+    # by seed: a .5 1.5, b -1.5 -.5 -> -.5 .5; by query: a 2 0, b 0 -2
+    np.testing.assert_allclose(seed_means(d), [-0.5, 0.5])
+    assert sizes["dz_seeds"] == 0 and sizes["dz_queries"] == 0
+    assert (sizes["better"], sizes["worse"], sizes["equal"]) == (0.25, 0.25, 0.5)
+    up = effect_sizes({"a": np.array([[1.0, 3.0], [0.0, 2.0]])})
+    assert up["dz_seeds"] == pytest.approx(1.5 / np.sqrt(2))  # seeds .5 2.5
+    assert up["dz_queries"] == pytest.approx(1.5 / np.sqrt(0.5))  # queries 2 1
+
+
+def test_bootstrap_is_as_wide_as_the_variances_say_and_shares_its_draws():
+    rng = np.random.default_rng(0)
+    of_seeds = rng.normal(0, 0.1, (1, 5))
+    d = {name: of_seeds + rng.normal(0, 1, (n, 1)) for name, n in (("a", 300), ("b", 600))}
+    shifted = {name: x + 0.5 for name, x in d.items()}
+    (low, high), (low2, high2) = bootstrap([d, shifted], seed=1, resamples=4000)
+    v_q = sum(x.mean(axis=1).var() / len(x) / 4 for x in d.values())
+    v_s = of_seeds.var() / 5
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(v_s + v_q), rel=0.08)
+    assert (low2 - low, high2 - high) == pytest.approx((0.5, 0.5))
+    assert bootstrap([d], seed=1, resamples=4000) == [(low, high)]
+
+
+def noise(rng, seeds, queries, rest, shift=0.0, n=3):
+    """Differences with the standard deviations given: of a seed, a query, and of neither alone."""
+    of_seeds = rng.normal(0, seeds, (1, n))
+    return {
+        name: shift + of_seeds + rng.normal(0, queries, (q, 1)) + rng.normal(0, rest, (q, n))
+        for name, q in QUERIES.items()
+    }
+
+
+def rejected(count, *args, **kwargs):
+    """How often crossed, sign flips over queries, and what `compare` asks for reject."""
+    rng = np.random.default_rng(0)
+    found = np.zeros(3)
+    for _ in range(count):
+        d = noise(rng, *args, **kwargs)
+        p, e = crossed(d)[0], t_interval(seed_means(d))
+        by_query = np.concatenate([x.mean(axis=1) for x in d.values()])
+        weights = np.concatenate([np.full(len(x), 1 / len(x)) for x in d.values()])
+        flipped = sign_flip(by_query[:, None], weights, flips=200)[0]
+        found += p < 0.05, flipped < 0.05, p < 0.05 and not e.low <= 0 <= e.high
+    return found / count
+
+
+@pytest.mark.parametrize(
+    "noises", [(0, 1, 0.3), (0, 0, 1), (0.05, 1, 1), (0.2, 1, 1), (1, 0.5, 0.5)], ids=str
+)
+def test_null_differences_are_called_significant_in_at_most_five_percent(noises):
+    alone, _, both = rejected(1000, *noises)
+    assert both <= 0.07  # .05 and 3 standard errors
+    assert alone <= 0.095
+
+
+def test_queries_alone_mistake_the_seeds_for_an_effect():
+    _, queries, both = rejected(400, 1, 0.5, 0.5)
+    assert queries > 0.5 and both <= 0.08
+
+
+def test_a_real_shift_is_found():
+    assert rejected(200, 0.02, 0.5, 1, shift=0.5)[2] > 0.9
+
+
+def sweep(norms=("none", "dyt"), sizes=(100,), seeds=3, shift=None, seed=0, dims=(32, 8)):
+    """A results table as `read_results` gives it."""
+    rng = np.random.default_rng(seed)
+    base = {name: rng.random(n) * 0.4 + 0.3 for name, n in QUERIES.items()}
+    rows = []
+    for norm, size, s in itertools.product(norms, sizes, range(seeds)):
+        effect = (shift or {}).get(norm, 0.0)
+        for (name, scores), dim in itertools.product(base.items(), dims):
+            scores = scores + effect + rng.normal(0, 0.002, len(scores)) - 1 / dim
+            rows.append(
+                {"trial": f"{norm}-{size}-{s}", "model.norm": norm, "data.pairs": size,
+                 "seed_everything": s, "model.seed": s, "model.lr": 0.1, "collection": name,
+                 "dim": dim, "ndcg@10": scores.mean(), "query_ndcg@10": scores.astype(np.float32),
+                 "queries": name, "mrr@10": scores.mean() / 2}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_summary_is_the_t_interval_of_the_mean_over_collections():
+    table = sweep()
+    found = summarise(table, ["model.norm"], dims=[32])
+    assert list(found["collection"]) == ["first", "second", "mean"] * 2
+    part = table[(table["model.norm"] == "dyt") & (table["dim"] == 32)]
+    e = t_interval(part.groupby("seed_everything")["ndcg@10"].mean())
+    row = found[(found["model.norm"] == "dyt") & (found["collection"] == "mean")].iloc[0]
+    assert (row["mean"], row["low"], row["high"], row["n"]) == pytest.approx(
+        (e.mean, e.low, e.high, 3)
+    )
+
+
+def test_held_out_pairs_stand_aside_unless_alone_or_asked_for():
+    table = sweep()
+    table.loc[table["collection"] == "second", "collection"] = HELD_OUT
+    assert set(summarise(table, ["model.norm"])["collection"]) == {"first", "mean"}
+    asked = summarise(table, ["model.norm"], collections=[HELD_OUT])
+    alone = summarise(table[table["collection"] == HELD_OUT], ["model.norm"])
+    assert set(asked["collection"]) == set(alone["collection"]) == {HELD_OUT, "mean"}
+
+
+def test_comparison_pairs_seeds_and_queries():
+    table = sweep(shift={"dyt": 0.02}, sizes=(100, 1000))
+    found = compare(table, "model.norm", "none", within=["data.pairs"], resamples=500)
+    assert len(found) == 4 and set(found["level"]) == {"dyt"}
+    one = found[(found["data.pairs"] == 1000) & (found["dim"] == 8)].iloc[0]
+    part = table[(table["data.pairs"] == 1000) & (table["dim"] == 8)].set_index("model.norm")
+    by_seed = part.groupby(["model.norm", "seed_everything"])["ndcg@10"].mean()
+    e = t_interval((by_seed["dyt"] - by_seed["none"]).to_numpy())
+    assert (one["difference"], one["low"], one["high"]) == pytest.approx(
+        (e.mean, e.low, e.high), abs=1e-6
+    )
+    assert (found["p_holm"] >= found["p"]).all() and not found["noise"].any()
+    assert one["better"] > 0.99 and one["queries"] == 130 and one["n"] == 3
+    assert one["boot_low"] < one["difference"] < one["boot_high"]
+
+
+def test_equal_levels_differ_by_noise_only_and_the_table_says_so():
+    found = compare(sweep(norms=("none", "dyt", "rmsnorm")), "model.norm", "none", resamples=200)
+    assert found["noise"].all()
+    text = to_markdown(summarise(sweep(), ["model.norm"]), found, by="model.norm")
+    assert "**+" not in text and "**−" not in text and text.count("within noise") == 1 + 4
+
+
+def test_a_wide_seed_interval_is_noise_even_where_p_is_small():
+    table = sweep(seeds=2, dims=(32,))
+    for i, row in table[table["model.norm"] == "dyt"].iterrows():
+        shift = 0.01 if row["seed_everything"] else 0.03
+        table.at[i, "query_ndcg@10"] = row["query_ndcg@10"] + np.float32(shift)
+    one = compare(table, "model.norm", "none", resamples=200).iloc[0]
+    assert one["low"] < 0 < one["high"] and one["p_queries"] < 0.01 and one["noise"]
+
+
+def test_table_for_a_paper():
+    table = sweep(shift={"dyt": 0.02}, sizes=(1000, 100))
+    chosen = {"dims": [32], "where": {"model.lr": "0.1"}}
+    found = compare(table, "model.norm", "none", within=["data.pairs"], resamples=200, **chosen)
+    summary = summarise(table, ["model.norm", "data.pairs"], **chosen)
+    text = to_markdown(summary, found, by="model.norm", within="data.pairs")
+    lines = text.splitlines()
+    assert lines[2] == "| model.norm | 100 | 1000 |" and lines[3] == "| --- | ---: | ---: |"
+    assert [line.split(" |")[0] for line in lines[4:]] == ["| none", "| dyt", "| dyt − none"]
+    row = found[found["data.pairs"] == 100].iloc[0]
+    assert lines[6].split(" | ")[1] == f"**{row['difference']:+.4f}** (p < .001)"
+    assert "n = 3 seeds" in lines[0] and "mean over 2 collections (first, second)" in lines[0]
+    assert "Holm-corrected over the 2 shown" in lines[0]
+    assert len(details(found, ["data.pairs"]).splitlines()) == 2 + 2
+    assert len(by_collection(summary, ["model.norm", "data.pairs"]).splitlines()) == 2 + 4 * 3
+
+
+def test_one_seed_is_said_and_decides_nothing():
+    table = sweep(seeds=1, shift={"dyt": 0.2})
+    found = compare(table, "model.norm", "none", resamples=200)
+    assert found["noise"].all() and found["p"].isna().all() and (found["p_queries"] < 0.05).all()
+    text = to_markdown(summarise(table, ["model.norm"]), found, by="model.norm")
+    assert "n = 1 has no interval" in text and "1 seed: undecided" in text and "nan" not in text
+    assert "none (1 seed)" in details(found) and "nan" not in details(found)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda t: compare(t, "model.nrom", "none"), "no option 'model.nrom' in the results; what "
+         "differs among trials is model.norm, data.pairs"),
+        (lambda t: compare(t, "model.norm", "relu", where={"data.pairs": "100"}),
+         "model.norm has no level 'relu' in the results: choose one of none, dyt"),
+        (lambda t: compare(t, "model.norm", "none"), "trials none-100-0, none-1000-0 share seed "
+         "and model.norm: not one trial a seed"),
+        (lambda t: summarise(t, ["model.norm"], "ndcg@11"), "unknown metric 'ndcg@11'"),
+        (lambda t: summarise(t, ["model.norm"], dims=[64]), "no dim 64 in the results: choose "
+         "from 32, 8"),
+        (lambda t: summarise(t, ["model.norm"], collections=["third"]), "no collection 'third'"),
+        (lambda t: compare(t, "model.norm", "none", where={"data.pairs": "7"}),
+         "data.pairs has no level '7'"),
+        (lambda t: compare(t, "model.norm", "none", "mrr@10", where={"data.pairs": "100"}),
+         "no per-query scores of mrr@10"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_one_line(call, says):
+    with pytest.raises(UserError) as raised:
+        call(sweep(sizes=(100, 1000)))
+    assert says in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("lacking", ["none", "dyt"])
+def test_a_missing_trial_is_named_with_the_command_that_mends_it(lacking):
+    table = sweep(sizes=(100, 1000))
+    table = table[table["trial"] != f"{lacking}-1000-2"]
+    with pytest.raises(UserError) as raised:
+        compare(table, "model.norm", "none", within=["data.pairs"])
+    message = str(raised.value)
+    assert f"missing trial: model.norm={lacking}, data.pairs=1000 has no seed 2" in message
+    assert "experiments/sweep.py" in message
+
+
+def test_a_missing_collection_is_named():
+    table = sweep()
+    gone = (table["trial"] == "dyt-100-1") & (table["collection"] == "second")
+    for call in (
+        lambda: compare(table[~gone], "model.norm", "none"),
+        lambda: summarise(table[~gone], ["model.norm"]),
+    ):
+        with pytest.raises(UserError, match="missing trial: .*dyt.* second"):
+            call()
+
+
+def test_a_reference_without_trials_at_one_size_is_missing_too():
+    table = sweep(sizes=(100, 1000))
+    table = table[(table["model.norm"] == "dyt") | (table["data.pairs"] == 100)]
+    with pytest.raises(UserError, match="missing trial: model.norm=none, data.pairs=1000"):
+        compare(table, "model.norm", "none", within=["data.pairs"])
+
+
+def test_unequal_queries_are_not_paired():
+    table = sweep()
+    other = (table["trial"] == "dyt-100-1") & (table["collection"] == "second")
+    table.loc[other, "queries"] = "others"
+    with pytest.raises(UserError, match="second: trials .* different queries"):
+        compare(table, "model.norm", "none")
+
+
+def test_levels_are_named_as_the_command_line_writes_them():
+    values = [None, float("nan"), True, 100000.0, np.int64(3), 0.5, "dyt"]
+    assert [label(v) for v in values] == ["null", "null", "true", "100000", "3", "0.5", "dyt"]
+    table = sweep(sizes=(1000,))
+    assert len(select(table, ["model.norm"], "ndcg@10", where={"data.pairs": "1e3"})) == len(table)
