@@ -39,6 +39,7 @@ class Encoder:
         dim: use the first `dim` dimensions only (Matryoshka).
         fast: tokenise with nanotoken where it is installed and proven equal.
         rows: hold the table as float32, float16, int8 or int4 rows; by default as stored.
+        verify: see `sse.folder.read_folder`.
 
     Raises:
         UserError: no model there, a damaged file, or parts that do not fit each other.
@@ -50,9 +51,11 @@ class Encoder:
         dim: int | None = None,
         fast: bool = True,
         rows: str | None = None,
+        verify: bool = True,
     ) -> None:
         self.folder = Path(folder)
-        model = read_folder(self.folder)
+        model = read_folder(self.folder, verify)
+        self._verified = verify and model.sealed
         self.norm = model.norm
         self._form = NORMS[self.norm]
         self._prefix_suffices = self._form.by_dimension
@@ -201,6 +204,7 @@ class Encoder:
             "prompts": self.prompts,
             "tokenizer": engine.name,
             "tokenizer_because": engine.reason,
+            "digests": "verified" if self._verified else "none",
             "pooling": "compiled" if self.table.compiled else "numpy",
         }
 

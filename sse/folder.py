@@ -4,13 +4,11 @@ Four layouts are known: this project's export (`sse_config.json` beside native
 sentence-transformers modules), its compact form with smaller rows (`sse.quantise`), the published
 SSE models (`embedding.weight`, `dyt.alpha|beta|bias`, or their 4-bit file), and any
 sentence-transformers folder with a StaticEmbedding alone. Nothing is executed, nothing is
-unpickled, and every declared size is checked against the file before anything is allocated.
+unpickled; `sse.model_files` checks each file before it is used.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sse.errors import UserError
+from sse.model_files import ModelFiles, read_q4
 from sse.numpy_norms import NORMS
 from sse.pool import KINDS, Table
+from sse.seal import CONFIG_NAME
 
-CONFIG_NAME = "sse_config.json"
 FORMAT = 1
 Q4_TABLE, Q4_REST = "embedding.q4_k_m.bin", "model_rest.safetensors"
-
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1"}
-_MAX_HEADER = 10_000_000  # bytes; safetensors' own limit is 100 MB
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,7 @@ class ModelFolder:
     max_tokens: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     tokens: int | None = None  # the tokenizer's vocabulary, where the folder says it
+    sealed: bool = False  # whether the folder lists digests of its files
 
     def check_tokenizer(self, tokens: int) -> None:
         """UserError where a vocabulary of `tokens` does not fit the table.
@@ -72,35 +69,47 @@ class ModelFolder:
         return self.rows.dense()
 
 
-def read_folder(folder: str | os.PathLike[str]) -> ModelFolder:
+def read_folder(folder: str | os.PathLike[str], verify: bool = True) -> ModelFolder:
     """Read any of the known layouts.
 
+    Args:
+        folder: the folder.
+        verify: compare its files with the digests in it, where it is one of ours (7 ms for 60 MiB).
+
     Raises:
-        UserError: no model there, a damaged file, or parts that do not fit each other.
+        UserError: no model there, a damaged file, one outside the folder, or parts that do not fit
+            each other.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise UserError(f"{root} is no folder: give the folder of an exported model")
-    if (root / CONFIG_NAME).exists():
-        model = _read_export(root)
-    elif (root / Q4_TABLE).exists():
-        rest = read_safetensors(_need(root / Q4_REST))
-        vocab = len(_read_json(root / "tokenizer.json").get("model", {}).get("vocab", ()))
-        model = _published(root, read_q4(root / Q4_TABLE, vocab), rest)
+    files = ModelFiles(root, verify)
+    if files.has(CONFIG_NAME):
+        model = _read_export(files)
+    elif files.has(Q4_TABLE):
+        rest = files.tensors(Q4_REST)
+        model = _published(files, read_q4(files.path(Q4_TABLE), _vocabulary(files)), rest)
     else:
-        tensors = read_safetensors(_need(root / "model.safetensors"))
+        tensors = files.tensors("model.safetensors")
         if "embedding.weight" not in tensors:
             raise UserError(
                 f"{root}/model.safetensors holds no embedding.weight: not a static embedding model"
             )
         table = _rows(root, tensors.pop("embedding.weight"))
-        model = _published(root, table, tensors) if tensors else _plain(root, table)
+        model = _published(files, table, tensors) if tensors else _plain(files, table)
     _check(model, root)
     return model
 
 
-def _read_export(root: Path) -> ModelFolder:
-    config = _read_json(root / CONFIG_NAME)
+def _vocabulary(files: ModelFiles) -> int:
+    """How many tokens the model in tokenizer.json has."""
+    model = files.json("tokenizer.json").get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    return len(vocab) if isinstance(vocab, dict | list) else 0
+
+
+def _read_export(files: ModelFiles) -> ModelFolder:
+    root, config = files.root, files.config
     if config.get("format") != FORMAT:
         raise UserError(
             f"{root / CONFIG_NAME} has format {config.get('format')!r}, this version reads "
@@ -112,49 +121,60 @@ def _read_export(root: Path) -> ModelFolder:
             f"{root / CONFIG_NAME} names the norm '{norm}': this version knows {', '.join(NORMS)}"
         )
     if "rows" in config:
-        return _read_compact(root, config, norm)
-    paths = {str(m.get("idx")): str(m.get("path")) for m in _read_json(root / "modules.json")}
-    table = read_safetensors(_need(root / "model.safetensors")).get("embedding.weight")
+        return _read_compact(files, norm)
+    modules = files.json("modules.json", list)
+    paths = {str(m.get("idx")): str(m.get("path")) for m in modules if isinstance(m, dict)}
+    table = files.tensors("model.safetensors").get("embedding.weight")
     if table is None:
         raise UserError(f"{root}/model.safetensors holds no embedding.weight: export again")
     vectors = {}
     for name, where in NORMS[norm].stored.items():
         number, tensor = where.split("/")
         subfolder = paths.get(number, "")
-        if not subfolder or Path(subfolder).name != subfolder:
+        if subfolder in ("", ".", "..") or "\0" in subfolder or Path(subfolder).name != subfolder:
             raise UserError(f"{root}/modules.json gives no folder for module {number}")
-        file = _need(root / subfolder / "model.safetensors")
-        value = read_safetensors(file).get(tensor)
+        value = files.tensors(subfolder, "model.safetensors").get(tensor)
         if value is None:
-            raise UserError(f"{file} holds no {tensor}: export the model again")
+            raise UserError(
+                f"{root / subfolder}/model.safetensors holds no {tensor}: export the model again"
+            )
         # A diagonal Dense holds the vector on its diagonal.
         value = value.diagonal() if value.ndim == 2 else value
         vectors[name] = np.array(value, np.float32)
-    return ModelFolder(
-        _rows(root, table), norm, vectors, root / "tokenizer.json",
-        _max_tokens(root, config), _settings(root), config.get("tokens"),
-    )  # fmt: skip
+    return _model(files, _rows(root, table), norm, vectors)
 
 
-def _read_compact(root: Path, config: dict[str, Any], norm: str) -> ModelFolder:
+def _read_compact(files: ModelFiles, norm: str) -> ModelFolder:
     """What `sse.quantise.write_compact` writes: rows, scales and the norm's vectors."""
-    kind, vocab = config["rows"], config.get("vocab_size")
+    root, kind, vocab = files.root, files.config["rows"], files.config.get("vocab_size")
     if str(kind) not in KINDS or type(vocab) is not int:
         raise UserError(f"{root / CONFIG_NAME} has rows {kind!r} of {vocab!r} tokens: export again")
-    tensors = read_safetensors(_need(root / (Q4_REST if kind == "int4" else "model.safetensors")))
+    tensors = files.tensors(Q4_REST if kind == "int4" else "model.safetensors")
     if kind == "int4":
-        rows = read_q4(_need(root / Q4_TABLE), vocab)
+        rows = read_q4(files.path(Q4_TABLE), vocab)
     elif "embedding.weight" in tensors:
         rows = _rows(root, tensors["embedding.weight"], tensors.get("embedding.scale"))
     else:
         raise UserError(f"{root}/model.safetensors holds no embedding.weight: export again")
+    if rows.kind != kind or rows.shape[0] != vocab:
+        raise UserError(
+            f"{root}: the table has {rows.shape[0]} {rows.kind} rows, {CONFIG_NAME} says {vocab} "
+            f"of {kind}: the files belong to different models"
+        )
     names = {name: f"{norm}.{name}" for name in NORMS[norm].stored}
     if missing := [name for name in names.values() if name not in tensors]:
         raise UserError(f"{root} lacks {', '.join(missing)}: export the model again")
     vectors = {name: np.array(tensors[full], np.float32) for name, full in names.items()}
+    return _model(files, rows, norm, vectors)
+
+
+def _model(
+    files: ModelFiles, rows: Table, norm: str, vectors: dict[str, NDArray[np.float32]]
+) -> ModelFolder:
+    """What the layouts share."""
     return ModelFolder(
-        rows, norm, vectors, root / "tokenizer.json", _max_tokens(root, config), _settings(root),
-        config.get("tokens"),
+        rows, norm, vectors, files.tokenizer(), _max_tokens(files.root, files.config),
+        _settings(files), files.config.get("tokens"), "files" in files.config,
     )  # fmt: skip
 
 
@@ -173,26 +193,29 @@ def _rows(root: Path, table: NDArray[Any], scales: NDArray[Any] | None = None) -
     return Table(table, scales)
 
 
-def _published(root: Path, table: Table, rest: dict[str, NDArray[Any]]) -> ModelFolder:
+def _published(files: ModelFiles, table: Table, rest: dict[str, NDArray[Any]]) -> ModelFolder:
     """The published layout: dyt.alpha, dyt.beta, dyt.bias beside the table."""
     names = ("alpha", "beta", "bias")
     missing = [f"dyt.{name}" for name in names if f"dyt.{name}" not in rest]
     if missing:
-        raise UserError(f"{root} lacks {', '.join(missing)}: not an SSE model this version knows")
+        raise UserError(
+            f"{files.root} lacks {', '.join(missing)}: not an SSE model this version knows"
+        )
     vectors = {name: np.array(rest[f"dyt.{name}"], np.float32) for name in names}
-    return ModelFolder(table, "dyt", vectors, root / "tokenizer.json", None, _settings(root))
+    return _model(files, table, "dyt", vectors)
 
 
-def _plain(root: Path, table: Table) -> ModelFolder:
+def _plain(files: ModelFiles, table: Table) -> ModelFolder:
     """A sentence-transformers folder whose only module is a StaticEmbedding."""
-    modules = _read_json(root / "modules.json")
-    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    modules = files.json("modules.json", list)
+    types = [module.get("type") if isinstance(module, dict) else None for module in modules]
+    kinds = [str(kind).rsplit(".", 1)[-1] for kind in types]
     if kinds != ["StaticEmbedding"]:
         raise UserError(
-            f"{root} has the modules {', '.join(kinds)}: only a StaticEmbedding alone or an export "
-            "of this project can be read; SentenceTransformer(path) may load it"
+            f"{files.root} has the modules {', '.join(kinds)}: only a StaticEmbedding alone or an "
+            "export of this project can be read; SentenceTransformer(path) may load it"
         )
-    return ModelFolder(table, "none", {}, root / "tokenizer.json", None, _settings(root))
+    return _model(files, table, "none", {})
 
 
 def _check(model: ModelFolder, root: Path) -> None:
@@ -206,82 +229,18 @@ def _check(model: ModelFolder, root: Path) -> None:
             )
         if not np.isfinite(vector).all():
             raise UserError(f"{root}: {model.norm}'s {name} holds NaN or infinite values")
-    _need(model.tokenizer)
 
 
-def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Every tensor of a safetensors file as a read-only memory map; bfloat16 becomes float32.
-
-    Format: 8 bytes little-endian header length, a JSON header, then the data. Source:
-    https://github.com/huggingface/safetensors
-    """
-    size = path.stat().st_size
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(_MAX_HEADER, size - 8):
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        return {name: _tensor(path, 8 + length, size, **info) for name, info in header.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}): copy or export the model again") from error
-
-
-def _tensor(
-    path: Path, base: int, size: int, dtype: str, shape: list[int], data_offsets: list[int]
-) -> NDArray[Any]:
-    if dtype not in _DTYPES:
-        raise ValueError(f"a tensor of type {dtype}")
-    kind = np.dtype(_DTYPES[dtype])
-    start, end = data_offsets
-    if any(type(n) is not int or n < 0 for n in [*shape, start, end]):
-        raise ValueError("a negative size")
-    if base + end > size or end - start != math.prod(shape) * kind.itemsize:
-        raise ValueError(f"{size} bytes do not hold a tensor of shape {shape}")
-    if start == end:
-        return np.zeros(shape, np.float32 if dtype == "BF16" else kind)
-    data = np.memmap(path, kind, "r", base + start, tuple(shape))
-    if dtype == "BF16":
-        return (data.astype(np.uint32) << 16).view(np.float32)
-    return data
-
-
-def read_q4(path: Path, vocab: int) -> Table:
-    """The published 4-bit table, memory-mapped.
-
-    The file is V x D/2 packed bytes (high nibble first), then V float32 scales;
-    w = (q / 7.5 - 1) * scale. D is not written in it and follows from V and the size.
-
-    Args:
-        path: the file.
-        vocab: V, which is the number of tokens where nothing else says it.
-    """
-    size = path.stat().st_size
-    row, rest = divmod(size, vocab) if vocab > 0 else (0, 1)
-    if rest or row <= 4:
-        raise UserError(
-            f"{path}: {size} bytes are no whole rows for {vocab} tokens: "
-            "the file is damaged or belongs to another tokenizer"
-        )
-    half = row - 4
-    packed = np.memmap(path, np.uint8, "r", 0, (vocab, half))
-    return Table(packed, np.memmap(path, "<f4", "r", vocab * half, (vocab,)))
-
-
-def _settings(root: Path) -> dict[str, Any]:
-    path = root / "config_sentence_transformers.json"
-    return dict(_read_json(path)) if path.exists() else {}
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(_need(path).read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): copy or export the model again") from error
-
-
-def _need(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"{path} is missing: give the folder of an exported model")
-    return path
+def _settings(files: ModelFiles) -> dict[str, Any]:
+    """The prompts and the similarity; texts where texts belong."""
+    name = "config_sentence_transformers.json"
+    settings: dict[str, Any] = files.json(name) if files.has(name) else {}
+    prompts = settings.get("prompts") or {}
+    default, similarity = (settings.get(k) for k in ("default_prompt_name", "similarity_fn_name"))
+    if (
+        not isinstance(prompts, dict)
+        or not all(isinstance(prompt, str) for prompt in prompts.values())
+        or not all(value is None or isinstance(value, str) for value in (default, similarity))
+    ):
+        raise UserError(f"{files.root / name}: prompts and names must be texts: export again")
+    return settings

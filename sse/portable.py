@@ -39,9 +39,10 @@ import sse
 from sse.card import write_card
 from sse.errors import UserError
 from sse.files import atomic_folder, write_json
-from sse.folder import CONFIG_NAME, FORMAT
+from sse.folder import FORMAT
 from sse.model import SSE, SSEModel
 from sse.numpy_norms import NORMS, Diagonal, Standard
+from sse.seal import seal_folder
 
 
 def export(
@@ -72,8 +73,8 @@ def export(
         native.save(str(temporary), create_model_card=False)
         if not norm.native:
             _finish_own(temporary, module)
-        write_json(
-            temporary / CONFIG_NAME,
+        seal_folder(
+            temporary,
             {
                 **({} if norm.native else {"rows": "float32"}),
                 "format": FORMAT,

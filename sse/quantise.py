@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from sse.errors import UserError
 from sse.files import atomic_folder, write_json
-from sse.folder import CONFIG_NAME, FORMAT, Q4_REST, Q4_TABLE, ModelFolder, read_folder
+from sse.folder import FORMAT, Q4_REST, Q4_TABLE, ModelFolder, read_folder
 from sse.numpy_norms import NORMS
 from sse.pool import Table
+from sse.seal import seal_folder
 
 ROW_KINDS = ("float32", "float16", "int8", "int4")
 PRECISIONS = ("float32", "int8", "binary")
@@ -111,7 +112,7 @@ def write_compact(
         shutil.copyfile(model.tokenizer, folder / "tokenizer.json")
         if model.settings:
             write_json(folder / "config_sentence_transformers.json", model.settings)
-        write_json(folder / CONFIG_NAME, config)
+        seal_folder(folder, config)
     return target
 
 

@@ -12,8 +12,10 @@ import torch
 from sse.beir import Collection
 from sse.errors import UserError
 from sse.evaluation import Result, check_dims, encoders, evaluate, evaluate_bm25
-from sse.folder import CONFIG_NAME, read_folder
+from sse.folder import read_folder
 from sse.loader import load
+from sse.model_files import ModelFiles
+from sse.seal import CONFIG_NAME
 from sse.tokenizer import load_tokenizer
 
 
@@ -28,7 +30,8 @@ def load_model(folder: str | Path, device: str | None = None) -> Any:
     if not _native(Path(folder)):
         return load(folder, device=device)
     if (Path(folder) / CONFIG_NAME).exists():  # of ours: the parts are checked against each other
-        found = read_folder(folder)
+        ModelFiles(Path(folder)).every()
+        found = read_folder(folder, verify=False)
         found.check_tokenizer(load_tokenizer(str(found.tokenizer)).vocab_size)
     from sentence_transformers import SentenceTransformer
 

@@ -42,6 +42,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # An Encoding takes some 100 bytes a token until its ids are copied out, so a call holds few texts.
 MAX_CHARACTERS = 2_000_000
 MAX_ALPHABET = 1_000
+MAX_FILE = 200_000_000  # bytes: ten times the tokenizer.json of the largest vocabularies in use
 PROBE_AFTER = 256  # texts: importing and probing the fast tokenizer costs as much as some 500
 
 
@@ -142,9 +143,13 @@ def load_tokenizer(spec: str, *, max_tokens: int | None = None, fast: bool = Tru
         if spec.endswith(".json") or path.name == "tokenizer.json" or spec.startswith((".", "/")):
             raise UserError(f"{path}: no such file; give a tokenizer.json, a hub name or 'train'")
         path = hub_file(HUB_ALIASES.get(spec, spec), "tokenizer.json")
+    if (size := path.stat().st_size) > MAX_FILE:
+        raise UserError(f"{path} has {size:,} bytes, more than the {MAX_FILE:,} that are read")
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust side raises bare Exception
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # Rust raises bare Exception, and a panic is not even that
         raise UserError(f"{path}: not a tokenizer.json ({error}); give another one") from error
     return TextTokenizer(tokenizer, max_tokens, fast)
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conftest import unseal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -130,7 +131,7 @@ def test_prompts_are_those_of_the_model(folder, tmp_path):
     import shutil
 
     shutil.copytree(folder, tmp_path / "m")
-    path = tmp_path / "m" / "config_sentence_transformers.json"
+    path = unseal(tmp_path / "m") / "config_sentence_transformers.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": {"query": "large "}}))
     model = Encoder(tmp_path / "m")
     asked = model.encode(["red circle"], prompt_name="query")
@@ -160,7 +161,7 @@ def test_a_tokenizer_beyond_the_table_is_refused(folder, tmp_path):
     import shutil
 
     shutil.copytree(folder, tmp_path / "m")
-    path = tmp_path / "m" / "tokenizer.json"
+    path = unseal(tmp_path / "m") / "tokenizer.json"
     content = json.loads(path.read_text())
     vocab = content["model"]["vocab"]
     vocab["zzz"] = 10**6  # as many tokens as rows, but one id is far outside

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import unseal
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
@@ -249,8 +250,10 @@ def test_files_of_two_models_do_not_mix(make_model, tokenizer, tmp_path):
     folder = sse.export(make_model(dim=32), tmp_path / "a")
     other = sse.export(make_model(dim=16), tmp_path / "b")
     shutil.copy(other / "model.safetensors", folder / "model.safetensors")
-    with pytest.raises(UserError, match="different models"):
+    with pytest.raises(UserError, match="was changed since it was written"):
         sse.load(folder)
+    with pytest.raises(UserError, match="different models"):
+        sse.load(unseal(folder))
 
 
 def test_a_folder_with_other_files_is_never_replaced(make_model, tmp_path):
@@ -271,6 +274,7 @@ def test_a_tokenizer_of_another_model_is_refused_by_every_reader(make_model, tmp
 
     folder = sse.export(make_model(), tmp_path / "model")
     other = train_tokenizer(["few words here"], 200, progress=False)
+    unseal(folder)
     other.save(folder / "tokenizer.json")  # fewer tokens: every id would find a row, a wrong one
     for read in (sse.load, sse.Encoder, load_model):
         with pytest.raises(UserError, match="different models"):

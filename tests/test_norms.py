@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import unseal
 from sentence_transformers import SentenceTransformer
 from sse_kernels import TableGrad
 from torch import nn
@@ -166,7 +167,7 @@ def test_the_frozen_norm_has_nothing_to_train_also_after_loading(make_model, tmp
 
 
 def test_an_alpha_that_differs_is_no_scalar(make_model, tmp_path):
-    folder = sse.export(make_model("dyt"), tmp_path / "model")
+    folder = unseal(sse.export(make_model("dyt"), tmp_path / "model"))
     config = folder / "sse_config.json"
     config.write_text(config.read_text().replace('"dyt"', '"dyt_scalar"'))
     with pytest.raises(UserError, match="alpha differs"):

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import unseal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -148,7 +149,7 @@ def test_a_truncated_table_is_refused(folder, kind, tmp_path):
 def test_scales_that_are_no_numbers_are_refused(folder, tmp_path):
     from safetensors.numpy import load_file, save_file
 
-    path = write_compact(folder, tmp_path / "small", "int8") / "model.safetensors"
+    path = unseal(write_compact(folder, tmp_path / "small", "int8")) / "model.safetensors"
     tensors = {name: value.copy() for name, value in load_file(path).items()}
     tensors["embedding.scale"][3] = np.nan
     save_file(tensors, path)
@@ -160,7 +161,7 @@ def test_scales_that_are_no_numbers_are_refused(folder, tmp_path):
 
 
 def test_a_tampered_config_is_refused(folder, tmp_path):
-    small = write_compact(folder, tmp_path / "small", "int8")
+    small = unseal(write_compact(folder, tmp_path / "small", "int8"))
     path = small / "sse_config.json"
     config = json.loads(path.read_text())
     changes = [{"rows": "int3"}, {"rows": ["x"]}, {"rows": "int4"}]
