@@ -42,9 +42,12 @@ def to_markdown(
     column = within or "dim"
     rows = summary[summary["collection"] == collection]
     keys = _order(rows[column])
-    head = [by, *(f"{label(key)} dims" if column == "dim" else label(key) for key in keys)]
+    head = [by, *(f"{key} dims" for key in keys)]
+    if within:
+        head = [f"{by}, by {within}", *map(label, keys)]
     lines = []
-    for value in dict.fromkeys(rows[by]):
+    first = [] if differences is None else differences["reference"]
+    for value in dict.fromkeys([*first, *rows[by]]):
         of = {row[column]: row for _, row in rows[rows[by] == value].iterrows()}
         lines.append([label(value), *(_mean(of.get(key)) for key in keys)])
     if differences is not None:
@@ -85,6 +88,8 @@ def details(differences: pd.DataFrame, within: Sequence[str] = ()) -> str:
 def by_collection(summary: pd.DataFrame, by: Sequence[str]) -> str:
     """Mean and half-interval of each collection, a row per group and collection."""
     dims = _order(summary["dim"])
+    if summary["collection"].nunique() == 2:  # one, and its mean
+        summary = summary[summary["collection"] != MEAN]
     lines = []
     for key, part in summary.groupby([*by, "collection"], sort=False, dropna=False):
         of = {row["dim"]: row for _, row in part.iterrows()}

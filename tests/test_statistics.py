@@ -1,15 +1,20 @@
 """Intervals and tests have the values a hand or scipy computes, and their error rates are kept."""
 
 import itertools
+import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+from sse.comparing import run
 from sse.comparison import compare, summarise
 from sse.comparison_table import by_collection, details, to_markdown
 from sse.errors import UserError
+from sse.results import KEY, VERSION
 from sse.selection import HELD_OUT, label, select
 from sse.statistics import (
     bootstrap,
@@ -240,7 +245,10 @@ def test_table_for_a_paper():
     summary = summarise(table, ["model.norm", "data.pairs"], **chosen)
     text = to_markdown(summary, found, by="model.norm", within="data.pairs")
     lines = text.splitlines()
-    assert lines[2] == "| model.norm | 100 | 1000 |" and lines[3] == "| --- | ---: | ---: |"
+    assert (
+        lines[2] == "| model.norm, by data.pairs | 100 | 1000 |"
+        and lines[3] == "| --- | ---: | ---: |"
+    )
     assert [line.split(" |")[0] for line in lines[4:]] == ["| none", "| dyt", "| dyt − none"]
     row = found[found["data.pairs"] == 100].iloc[0]
     assert lines[6].split(" | ")[1] == f"**{row['difference']:+.4f}** (p < .001)"
@@ -326,3 +334,51 @@ def test_levels_are_named_as_the_command_line_writes_them():
     assert [label(v) for v in values] == ["null", "null", "true", "100000", "3", "0.5", "dyt"]
     table = sweep(sizes=(1000,))
     assert len(select(table, ["model.norm"], "ndcg@10", where={"data.pairs": "1e3"})) == len(table)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A sweep's folder: two norms, two sizes, three seeds; one trial not finished."""
+    table = pa.Table.from_pandas(sweep(sizes=(100, 1000), shift={"dyt": 0.02}))
+    pq.write_table(table.replace_schema_metadata({KEY: VERSION}), tmp_path / "results.parquet")
+    trials = [{"trial": name} for name in (*dict.fromkeys(table["trial"].to_pylist()), "late")]
+    (tmp_path / "sweep.json").write_text(json.dumps({"trials": trials}))
+    return str(tmp_path)
+
+
+NORMS = ("--by=model.norm", "--reference=none")
+
+
+def test_the_command_prints_both_tables(folder, capsys):
+    assert run([folder, *NORMS, "--within=data.pairs", "--dim=32", "--each"]) == 0
+    said = capsys.readouterr()
+    assert "| dyt − none | **+0.0" in said.out and "95% over seeds and queries" in said.out
+    assert said.out.count("| first |") == 4
+    assert "1 of the sweep's trials are not in" in said.err and "the first late" in said.err
+    one = [folder, *NORMS, "--where=data.pairs=100", "--collections=second", "--dim=32,8"]
+    assert run(one) == 0 and "nDCG@10, second; n = 3 seeds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            (*NORMS, "--within=data.pairs"),
+            "--within data.pairs fills the columns: choose one --dim",
+        ),
+        ((*NORMS, "--dim=big"), "--dim big: give whole numbers"),
+        ((*NORMS, "--where=data.pairs"), "--where data.pairs: give OPTION=VALUE"),
+        (NORMS, "what differs among trials is data.pairs"),
+        (("--by=model.norm",), "--reference"),
+    ],
+)
+def test_the_commands_mistakes_are_one_line(folder, arguments, says, capsys):
+    assert run([folder, *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert says in lines[-1] and lines[-1].startswith("error: ")
+    assert all(line.startswith("note: ") for line in lines[:-1])
+
+
+def test_a_folder_without_tables_names_the_command_that_makes_them(tmp_path, capsys):
+    assert run([str(tmp_path), *NORMS]) == 2
+    assert "experiments/sweep.py --collect" in capsys.readouterr().err
