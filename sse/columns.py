@@ -12,12 +12,14 @@ import pyarrow.compute as pc
 
 from sse.errors import UserError
 from sse.faults import fault
+from sse.tables import tables
 
 if TYPE_CHECKING:
     from sse.sources import Source
 
 ANCHORS = ("anchor", "query", "question")
 POSITIVES = ("positive", "document", "passage", "answer", "text")
+RUN = 65_536  # rows looked at together
 MIN_ROWS = 2  # one row has nothing to be contrasted with
 
 
@@ -118,11 +120,7 @@ def _negatives(source: Source, dataset: Any, names: Sequence[str]) -> list[Colum
         ):
             columns.append(Column("negative", name))
             continue
-        lengths = [
-            (int(low), row)
-            for low, row in _shortest(dataset.select_columns([name]).with_format("arrow"))
-        ]
-        shortest, row = min(lengths)
+        shortest, row = _shortest(dataset.select_columns([name]))
         if not shortest:
             raise UserError(
                 f"{source.label}: row {row + 1}: {name!r} is an empty list; give every row a "
@@ -132,15 +130,15 @@ def _negatives(source: Source, dataset: Any, names: Sequence[str]) -> list[Colum
     return columns if most is None else columns[:most]
 
 
-def _shortest(data: Any, rows: int = 65_536) -> list[tuple[int, int]]:
-    """(length, row) of the shortest list of each run of rows; a null counts as empty."""
-    found = []
-    for first in range(0, len(data), rows):
-        column = data[first : first + rows].column(0)
-        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+def _shortest(dataset: Any) -> tuple[int, int]:
+    """(length, row) of the shortest list, the first of several; a null counts as empty."""
+    found, first = [], 0
+    for table in tables(dataset, RUN):
+        lengths = pc.fill_null(pc.list_value_length(table.column(0)), 0).to_numpy()
         at = int(lengths.argmin())
         found.append((int(lengths[at]), first + at))
-    return found
+        first += len(table)
+    return min(found)
 
 
 def _check(source: Source, dataset: Any, taken: Sequence[Column]) -> None:
@@ -151,9 +149,8 @@ def _check(source: Source, dataset: Any, taken: Sequence[Column]) -> None:
         if not _holds_text(schema.field(name).type) or _is_json(dataset.features[name]):
             found = fault(source.files, names) or f"column {name!r} is {schema.field(name).type}"
             raise UserError(f"{source.label}: {found}, not text; mend it or name another column")
-    columns = dataset.select_columns(names).with_format("arrow")
-    for first in range(0, len(columns), 65_536):
-        table = columns[first : first + 65_536]
+    first = 0
+    for table in tables(dataset.select_columns(names), RUN):
         for column in taken:
             texts = column.of(table)
             try:
@@ -165,6 +162,7 @@ def _check(source: Source, dataset: Any, taken: Sequence[Column]) -> None:
                 row = first + int(pc.index(pc.is_null(texts), True).as_py()) + 1
                 found = fault(source.files, names) or f"row {row}: {column.label!r} is null"
                 raise UserError(f"{source.label}: {found}; every pair needs both texts")
+        first += len(table)
 
 
 def _rows(count: int) -> str:

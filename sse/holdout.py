@@ -5,13 +5,17 @@ So the choice is the same on every machine, in whatever order the pairs come.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
 from sse.errors import UserError
 from sse.sampler import Rows
+from sse.tables import release
 
 # At most this share of a set is held out, however small the set.
 HOLDOUT_SHARE = 0.1
+RUN = 1 << 17  # rows looked at together
 
 
 def hold_out(text_ids: list[np.ndarray], count: int) -> list[Rows]:
@@ -23,19 +27,42 @@ def hold_out(text_ids: list[np.ndarray], count: int) -> list[Rows]:
         text_ids: per set, (n, columns) 64-bit hashes of the texts.
         count: pairs over all sets; at most `HOLDOUT_SHARE` of them.
     """
-    keys = [_mix(ids[:, 0], ids[:, 1]) for ids in text_ids]
-    every = np.concatenate(keys)
-    count = min(count, int(len(every) * HOLDOUT_SHARE))
+    count = min(count, int(sum(map(len, text_ids)) * HOLDOUT_SHARE))
     if count == 0:
-        return [np.zeros(0, np.int64) for _ in keys]
-    limit = np.partition(every, count - 1)[count - 1]
-    return [np.flatnonzero(key <= limit) for key in keys]
+        return [np.zeros(0, np.int64) for _ in text_ids]
+    smallest = np.zeros(0, np.uint64)
+    for ids in text_ids:
+        for _, part in _runs(ids):
+            smallest = np.concatenate([smallest, _mix(part[:, 0], part[:, 1])])
+            if len(smallest) > count:
+                smallest = np.partition(smallest, count - 1)[:count]
+    limit = smallest.max()
+    return [
+        np.flatnonzero(_told(ids, lambda part: _mix(part[:, 0], part[:, 1]) <= limit))
+        for ids in text_ids
+    ]
 
 
 def train_rows(text_ids: np.ndarray, heldout: Rows) -> Rows:
     """Every row that shares neither anchor nor positive with a held-out pair of its set."""
-    seen = np.isin(text_ids[:, :2], np.asarray(text_ids[heldout, :2])).any(1)
-    return np.flatnonzero(~seen)
+    seen = np.unique(text_ids[heldout, :2])
+    return np.flatnonzero(_told(text_ids, lambda part: ~np.isin(part[:, :2], seen).any(1)))
+
+
+def _told(text_ids: np.ndarray, test: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(n,) bool: what `test` says of each row."""
+    told = np.zeros(len(text_ids), bool)
+    for first, part in _runs(text_ids):
+        told[first : first + len(part)] = test(part)
+    return told
+
+
+def _runs(text_ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Runs of rows with the number of their first: what is computed of them stays small."""
+    files = [str(text_ids.filename)] if isinstance(text_ids, np.memmap) else []
+    for first in range(0, len(text_ids), RUN):
+        yield first, text_ids[first : first + RUN]
+        release(files)
 
 
 def choose(text_ids: list[np.ndarray], rows: list[Rows], count: int) -> list[Rows]:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from sse.columns import Column, choose_columns, is_role
 from sse.errors import UserError
+from sse.tables import tables
 
 CHUNK_ROWS = 1_024
 CHUNK_BYTES = 8_000_000
@@ -159,7 +160,7 @@ class PairSet:
 
         A chunk has at most `rows` rows and about `size` bytes (a longer row stands alone).
         """
-        for table in _tables(self.dataset, start, rows):
+        for table in tables(self.dataset, rows, start):
             step = max(1, min(len(table), len(table) * size // max(1, table.nbytes)))
             for first in range(0, len(table), step):
                 part = table.slice(first, step)
@@ -221,17 +222,11 @@ def load_sets(
     return sets
 
 
-def _tables(dataset: Any, start: int, rows: int) -> Iterator[pa.Table]:
-    data = dataset.with_format("arrow")
-    for first in range(start, len(dataset), rows):
-        yield data[first : first + rows]
-
-
 def _fingerprint(dataset: Any, sources: Sequence[Column]) -> str:
     """Hash of the texts in canonical form: per column the lengths and the UTF-8 bytes."""
     lengths = [hashlib.blake2b(digest_size=32) for _ in sources]
     contents = [hashlib.blake2b(digest_size=32) for _ in sources]
-    for table in _tables(dataset, 0, 16 * CHUNK_ROWS):
+    for table in tables(dataset, 16 * CHUNK_ROWS):
         for source, length, content in zip(sources, lengths, contents, strict=True):
             for array in source.of(table).chunks:
                 length.update(np.asarray(pc.binary_length(array), np.int64).tobytes())

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from sse.errors import UserError
 from sse.faults import fault, kind_of, open_bytes
 from sse.hub import HubUnreachable, ask_hub
+from sse.tables import tables
 
 if TYPE_CHECKING:
     from sse.pairs import SetSpec
@@ -66,12 +67,13 @@ class Source:
             options = _supported(parse_agent_traces=False)
         elif kind in ("csv", "tsv"):
             options = _csv_options(self.files, "\t" if kind == "tsv" else ",")
-        dataset = datasets.load_dataset(
-            "csv" if kind == "tsv" else kind,
-            data_files=[glob.escape(str(path.resolve())) for path in self.files],
-            split="train",
-            **options,
-        )
+        with _large_batches():
+            dataset = datasets.load_dataset(
+                "csv" if kind == "tsv" else kind,
+                data_files=[glob.escape(str(path.resolve())) for path in self.files],
+                split="train",
+                **options,
+            )
         if kind in ("csv", "tsv") and _may_lack_fields(dataset) and (found := fault(self.files)):
             raise UserError(f"{self.label}: {found}; mend the file or leave it out")
         return dataset
@@ -243,10 +245,9 @@ def _csv_options(files: Sequence[Path], separator: str) -> dict[str, Any]:
 
 def _may_lack_fields(dataset: Any) -> bool:
     """Whether the last column has an empty text, as rows with too few fields get one silently."""
-    data = dataset.with_format("arrow")
     last = dataset.column_names[-1]
-    runs = (data[first : first + 65_536][last] for first in range(0, len(data), 65_536))
-    return any(pc.any(pc.equal(run, "")).as_py() for run in runs)
+    runs = tables(dataset.select_columns([last]), 65_536)
+    return any(pc.any(pc.equal(run.column(0), "")).as_py() for run in runs)
 
 
 @contextlib.contextmanager
@@ -264,6 +265,23 @@ def _quiet(bars: bool) -> Iterator[None]:
         datasets.logging.set_verbosity(level)
         if not shown:
             datasets.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _large_batches() -> Iterator[None]:
+    """Let `datasets` write its Arrow files in batches of 16,384 rows instead of 1,000.
+
+    Opening a file reads the head of each batch, and the system maps the pages around it: with
+    small batches that is all of the file.
+    """
+    import datasets
+
+    before = datasets.config.DEFAULT_MAX_BATCH_SIZE
+    datasets.config.DEFAULT_MAX_BATCH_SIZE = 16_384
+    try:
+        yield
+    finally:
+        datasets.config.DEFAULT_MAX_BATCH_SIZE = before
 
 
 @contextlib.contextmanager
