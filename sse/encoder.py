@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sse.errors import UserError
 from sse.folder import read_folder
 from sse.numpy_norms import NORMS, normalise
-from sse.parallel import batches, in_order, told
+from sse.parallel import batches, cores, in_order, told
 from sse.pool import Table
 from sse.quantise import PRECISIONS, quantise_rows, quantise_vectors, width
 from sse.tokenizer import load_tokenizer
@@ -40,6 +40,8 @@ class Encoder:
         fast: tokenise with nanotoken where it is installed and proven equal.
         rows: hold the table as float32, float16, int8 or int4 rows; by default as stored.
         verify: see `sse.folder.read_folder`.
+        threads: cores that one call uses, all by default. Hugging Face's tokenizers follow
+            TOKENIZERS_PARALLELISM besides.
 
     Raises:
         UserError: no model there, a damaged file, or parts that do not fit each other.
@@ -52,8 +54,10 @@ class Encoder:
         fast: bool = True,
         rows: str | None = None,
         verify: bool = True,
+        threads: int | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self.threads = threads
         model = read_folder(self.folder, verify)
         self._verified = verify and model.sealed
         self.norm = model.norm
@@ -143,12 +147,13 @@ class Encoder:
             rows = None if out is None else out[first : first + len(part)]
             return self._work(part, first, parallel, *asked, rows)
 
-        parts = batches(texts, size)
+        workers = self.threads or cores()
+        parts = batches(texts, size, workers)
         head = list(islice(parts, 2))
         if len(head) < 2:  # threads would only cost
-            yield from (work(part, 0, None) for part in head)
+            yield from (work(part, 0, None if workers > 1 else False) for part in head)
         else:
-            yield from in_order(work, chain(head, parts))
+            yield from in_order(work, chain(head, parts), workers)
 
     def _asked(
         self,

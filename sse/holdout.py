@@ -6,6 +6,7 @@ So the choice is the same on every machine, in whatever order the pairs come.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def train_rows(text_ids: np.ndarray, heldout: Rows) -> Rows:
     return np.flatnonzero(_told(text_ids, lambda part: ~np.isin(part[:, :2], seen).any(1)))
 
 
-def _told(text_ids: np.ndarray, test: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _told(text_ids: np.ndarray, test: Callable[[np.ndarray], Any]) -> np.ndarray:
     """(n,) bool: what `test` says of each row."""
     told = np.zeros(len(text_ids), bool)
     for first, part in _runs(text_ids):

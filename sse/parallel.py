@@ -21,10 +21,10 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def batches(texts: Iterable[str], size: int) -> Iterator[Sequence[str]]:
-    """Runs of `size` texts; of a list shorter, where a core would have nothing to do."""
+def batches(texts: Iterable[str], size: int, workers: int) -> Iterator[Sequence[str]]:
+    """Runs of `size` texts; of a list shorter, where a worker would have nothing to do."""
     if isinstance(texts, list | tuple):
-        size = min(size, max(SMALLEST, -(-len(texts) // (2 * cores()))))
+        size = min(size, max(SMALLEST, -(-len(texts) // (2 * workers))))
         for start in range(0, len(texts), size):
             yield texts[start : start + size]
         return
@@ -34,13 +34,20 @@ def batches(texts: Iterable[str], size: int) -> Iterator[Sequence[str]]:
 
 
 def in_order(
-    work: Callable[[Sequence[str], int], NDArray[Any]], parts: Iterable[Sequence[str]]
+    work: Callable[[Sequence[str], int], NDArray[Any]],
+    parts: Iterable[Sequence[str]],
+    workers: int,
 ) -> Iterator[NDArray[Any]]:
-    """`work(part, number of its first text)` on all cores, results in order.
+    """`work(part, number of its first text)` on `workers` threads, results in order.
 
     Never more than a few parts ahead, so that a stream may be endless.
     """
-    workers = cores()
+    if workers == 1:  # the caller's own thread
+        first = 0
+        for part in parts:
+            yield work(part, first)
+            first += len(part)
+        return
     waiting: deque[Future[NDArray[Any]]] = deque()
     first = 0
     with ThreadPoolExecutor(workers) as pool:
