@@ -18,7 +18,7 @@ bias where it stands outside the gate), f the gate (tanh in DyT):
                                           linear, 0 saturated. The lowest of the D means too
     dy_dx_mean                            mean of dy_i/dx_i: alpha beta f'(z) behind a gate
     x_norm_mean, y_norm_mean              mean lengths of the vectors
-    x_variance_mean, y_variance_mean*     variance over the texts, mean of the dimensions
+    x_variance_mean*, y_variance_mean*    variance over the texts, mean of the dimensions
     ?_variance_max_over_median            its imbalance: 1 is balance
     ?_variance_top_tenth_share            share in the tenth of the dimensions that has most
     ?_variance_participation              (sum v)^2 / sum v^2: dimensions in use, 1 to D
@@ -47,6 +47,7 @@ two texts. An effective rank is at most texts - 1, so compare it between equal c
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -183,7 +184,7 @@ def _measured(
     model: SSE, ids: Tensor, offsets: Tensor, loss: Callable[[Tensor], Tensor] | None
 ) -> tuple[dict[str, Array], float | None]:
     """Per text and dimension, (B, D) each: x, y, z, slopes and gradients; and the loss."""
-    norm = model.norm
+    norm = copy.deepcopy(model.norm).float()  # of weights in 16 bits, too
     with torch.no_grad():
         x = bag_mean(model.embedding.weight, ids, offsets).float()
         z = norm.preactivation(x) if isinstance(norm, Gate) else x
@@ -210,26 +211,24 @@ def _side_rows(
 ) -> list[Row]:
     """The rows of one side at each length."""
     short = lengths <= SHORT_TOKENS
-    per_dim = {"y_variance_mean": np.var(parts["y"], 0, np.float64)} if len(lengths) > 1 else {}
-    if "slope" in parts and len(lengths):
-        per_dim["gate_slope_mean"] = parts["slope"].mean(0, np.float64)
-    whole = _values(parts, lengths)
+    whole, by_dim = _values(parts, lengths)
     rows = [
-        Row(step, side, "all", name, value, _small(per_dim.get(name)))
+        Row(step, side, "all", name, value, _small(by_dim.get(name)))
         for name, value in whole.items()
     ]
     for length, picked in (("short", short), ("long", ~short)):
         own = {name: values[picked] for name, values in parts.items()}
-        values = whole if picked.all() else _values(own, lengths[picked])
+        values = whole if picked.all() else _values(own, lengths[picked])[0]
         rows += [Row(step, side, length, name, value) for name, value in values.items()]
     return rows
 
 
-def _values(parts: dict[str, Array], lengths: NDArray[np.int64]) -> Values:
-    """Every quantity of these texts that is defined."""
+def _values(parts: dict[str, Array], lengths: NDArray[np.int64]) -> tuple[Values, dict[str, Array]]:
+    """Every quantity of these texts that is defined, and those that are kept per dimension."""
+    by_dim: dict[str, Array] = {}
     found: Values = {"texts": float(len(lengths)), "texts_empty": float((lengths == 0).sum())}
     if not len(lengths):
-        return found
+        return found, by_dim
     found["tokens_mean"] = float(lengths.mean())
     z = parts["z"]
     size = np.abs(z)
@@ -239,33 +238,34 @@ def _values(parts: dict[str, Array], lengths: NDArray[np.int64]) -> Values:
     found["z_abs_max"] = float(size.max())
     found |= {f"share_abs_z_above_{limit}": float((size > limit).mean()) for limit in (1, 3)}
     if "slope" in parts:
-        by_dim = parts["slope"].mean(0, np.float64)
-        found["gate_slope_mean"] = float(by_dim.mean())
-        found["gate_slope_lowest_dim"] = float(by_dim.min())
+        slope = by_dim["gate_slope_mean"] = parts["slope"].mean(0, np.float64)
+        found["gate_slope_mean"] = float(slope.mean())
+        found["gate_slope_lowest_dim"] = float(slope.min())
     full = lengths > 0
     if "dy_dx" in parts and full.any():
         found["dy_dx_mean"] = float(parts["dy_dx"][full].mean(dtype=np.float64))
     for name in ("x", "y"):
-        found |= {f"{name}_{what}": value for what, value in _spread(parts[name]).items()}
+        found[f"{name}_norm_mean"] = float(np.linalg.norm(parts[name], axis=1).mean())
+        if len(lengths) > 1:
+            spread, by_dim[f"{name}_variance_mean"] = _spread(parts[name])
+            found |= {f"{name}_{what}": value for what, value in spread.items()}
     if "gradient_y" in parts:
         after, before = (_norm(parts[f"gradient_{name}"][full]) for name in ("y", "x"))
         found |= {"gradient_y_norm": after, "gradient_x_norm": before}
         if after > 0:
             found["gradient_passed"] = before / after
-    return found
+    return found, by_dim
 
 
-def _spread(vectors: Array) -> Values:
-    """Length, variance, imbalance and rank of vectors (n, D)."""
-    wide = vectors.astype(np.float64)
-    found = {"norm_mean": float(np.sqrt(np.square(wide).sum(1)).mean())}
-    if len(vectors) > 1:
-        variance = wide.var(0)
-        found["variance_mean"] = float(variance.mean())
-        found |= {f"variance_{name}": value for name, value in imbalance(variance).items()}
-        if np.isfinite(wide).all():  # else the variance says so, and eigvalsh would not return
-            found["effective_rank"] = effective_rank(wide)
-    return found
+def _spread(vectors: Array) -> tuple[Values, Array]:
+    """Variance, its imbalance and the rank of vectors (n, D); and the variance (D,)."""
+    centred = vectors - vectors.mean(0, np.float64)
+    variance = np.einsum("nd,nd->d", centred, centred) / len(vectors)
+    found = {"variance_mean": float(variance.mean())}
+    found |= {f"variance_{name}": value for name, value in imbalance(variance).items()}
+    if np.isfinite(variance).all():  # else the variance says so, and eigvalsh would not return
+        found["effective_rank"] = effective_rank(centred)
+    return found, variance
 
 
 def _model_values(

@@ -47,13 +47,12 @@ def dy_dx(norm: nn.Module, x: Tensor) -> Tensor | None:
     return slope
 
 
-def effective_rank(vectors: Array) -> float:
-    """exp(-sum p log p), p the normalised singular values of the centred (n, D); 0 if all are 0.
+def effective_rank(centred: Array) -> float:
+    """exp(-sum p log p), p the normalised singular values of (n, D) float64; 0 if all are 0.
 
     From the smaller Gram matrix in float64, a few times faster than an SVD; what that costs in
     precision (1e-8 of the largest singular value) the entropy does not see.
     """
-    centred = np.asarray(vectors, np.float64) - np.mean(vectors, 0, np.float64)
     n, dim = centred.shape
     gram = centred @ centred.T if n <= dim else centred.T @ centred
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0))

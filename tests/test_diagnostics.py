@@ -126,13 +126,13 @@ def test_the_effective_rank_is_that_of_an_svd(shape):
     singular = np.linalg.svd(vectors - vectors.mean(0), compute_uv=False)
     p = singular / singular.sum()
     entropy = -(p[p > 0] * np.log(p[p > 0])).sum()
-    assert effective_rank(vectors) == pytest.approx(np.exp(entropy), rel=1e-5)
+    assert effective_rank(vectors - vectors.mean(0)) == pytest.approx(np.exp(entropy), rel=1e-5)
 
 
 def test_ranks_and_imbalance_have_known_values():
-    simplex = np.eye(6)  # centred: five equal singular values
+    simplex = np.eye(6) - 1 / 6  # five equal singular values
     assert effective_rank(simplex) == pytest.approx(5, rel=1e-6)
-    assert effective_rank(np.ones((4, 3))) == 0
+    assert effective_rank(np.zeros((4, 3))) == 0
     line = np.outer(np.arange(5), [1.0, 2, 3])
     assert effective_rank(line) == pytest.approx(1, rel=1e-5)
     even = imbalance(np.full(20, 0.3))
@@ -157,6 +157,16 @@ def test_few_and_empty_texts_give_finite_values_only(make_model, norm, texts):
         side = "text" if positives is None else "anchor"
         short, long = (values(rows, side, length)["texts"] for length in ("short", "long"))
         assert short + long == values(rows, side)["texts"] == len(texts)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_weights_in_16_bits_are_measured_in_float32(make_model, norm):
+    model = make_model(norm).bfloat16()
+    found = values(diagnose_texts(model, TEXTS, POSITIVES))
+    expected = values(diagnose_texts(model.float(), TEXTS, POSITIVES))
+    assert found.keys() == expected.keys()
+    for name in ("z_std", "y_norm_mean", "gradient_passed", "y_effective_rank"):
+        assert found[name] == pytest.approx(expected[name], rel=0.01), name
 
 
 def test_a_diverged_model_says_so(make_model):
