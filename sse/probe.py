@@ -6,6 +6,8 @@
 - The gradients are those of the run's own loss on the probe, outside the trainer's graph: the
   parameters' `grad` and the random generators stay as they are, so the weights come out bitwise
   the same with and without. With fewer pairs than a batch, fewer negatives: read their ratio.
+- A measurement takes as long as 1.8 steps of 512 pairs (one core, 512 dimensions): under 2% of the
+  time at the trainer's 125.
 - One set of rows before the first step, one every N optimiser steps, one at the end; of the
   weights in training, not of their moving average.
 - The table is written with each checkpoint. A resumed run drops what lies beyond its checkpoint

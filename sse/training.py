@@ -94,8 +94,8 @@ class TrainCLI(LightningCLI):
         parser.add_argument(
             "--diagnostics",
             type=int,
-            default=100,
-            help="steps between two rows of diagnostics.parquet; 0: none",
+            default=125,
+            help="steps between two measurements in diagnostics.parquet; 0: none",
         )
         parser.add_class_arguments(EvalOptions, "eval")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
