@@ -14,7 +14,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from sse.errors import UserError
-from sse.loss import check_dims, matryoshka_loss
+from sse.loss import check_dims, check_smoothing, matryoshka_loss
 from sse.model import SSE
 from sse.norms import check_norm
 from sse.tokenizer import TextTokenizer
@@ -36,6 +36,7 @@ class SSEModule(L.LightningModule):
         matryoshka_weights: one weight a dim; null for 1 each.
         scale: inverse temperature of the cosine.
         symmetric: also train document -> query.
+        label_smoothing: share of the target spread evenly over a batch's candidates, 0 to below 1.
         lr: peak learning rate. A static table wants 0.1; the usual 5e-5 barely trains it.
         schedule: `cosine`, `linear` or `constant` after the warmup.
         warmup: share of the steps that rise to the peak.
@@ -55,6 +56,7 @@ class SSEModule(L.LightningModule):
         matryoshka_weights: list[float] | None = None,
         scale: float = 20.0,
         symmetric: bool = False,
+        label_smoothing: float = 0.0,
         lr: float = 0.1,
         schedule: str = "cosine",
         warmup: float = 0.1,
@@ -71,6 +73,7 @@ class SSEModule(L.LightningModule):
         self.dims = check_dims(matryoshka_dims or [dim, *default], dim)
         self.weights = _weights(self.dims, matryoshka_dims, matryoshka_weights)
         check_norm(norm)
+        check_smoothing(label_smoothing)
         if schedule not in SCHEDULES:
             raise UserError(
                 f"unknown schedule '{schedule}' (--model.schedule): choose one of "
@@ -112,6 +115,7 @@ class SSEModule(L.LightningModule):
                 self.hparams.scale,
                 self.hparams.symmetric,
                 _text_ids(batch),
+                label_smoothing=self.hparams.label_smoothing,
             )
         self._check_finite(loss)
         self.log("train/loss", loss, batch_size=pairs)

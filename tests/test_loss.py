@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.sentence_transformer.modules import Module
 
 from sse.errors import UserError
-from sse.loss import check_dims, equal_texts, matryoshka_loss
+from sse.loss import check_dims, check_smoothing, equal_texts, matryoshka_loss
 
 
 class Vectors(Module):
@@ -56,7 +56,9 @@ def ours(columns, dims, weights=None, **kwargs):
     return value.detach(), torch.autograd.grad(value, columns)
 
 
-@pytest.mark.parametrize("tile", [256, 7])
+@pytest.mark.parametrize(
+    "how", [{"tile": 256}, {"tile": 7}, {"backend": "dense"}], ids=["one-tile", "tiles", "dense"]
+)
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(
     ("b", "columns", "dims", "weights"),
@@ -67,9 +69,9 @@ def ours(columns, dims, weights=None, **kwargs):
         (1, 2, [4], [1]),
     ],
 )
-def test_it_equals_sentence_transformers(b, columns, dims, weights, symmetric, tile):
+def test_it_equals_sentence_transformers(b, columns, dims, weights, symmetric, how):
     given_vectors = vectors(b, columns, max(dims))
-    value, gradients = ours(given_vectors, dims, weights, symmetric=symmetric, tile=tile)
+    value, gradients = ours(given_vectors, dims, weights, symmetric=symmetric, **how)
     expected, expected_gradients = reference(given_vectors, list(dims), list(weights), symmetric)
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
@@ -83,8 +85,9 @@ def test_it_equals_sentence_transformers(b, columns, dims, weights, symmetric, t
     st.sets(st.integers(1, 9), min_size=1),
     st.booleans(),
     st.integers(1, 6),
+    st.sampled_from([0.0, 0.2]),
 )
-def test_gradients_pass_gradcheck_in_float64(b, documents, dims, symmetric, tile):
+def test_gradients_pass_gradcheck_in_float64(b, documents, dims, symmetric, tile, smoothing):
     columns = vectors(b, 1 + documents, 9, dtype=torch.float64)
     text_ids = torch.arange(b), torch.arange(b, b + b * documents)
     text_ids[1][1] = text_ids[1][0]  # two documents say the same
@@ -98,9 +101,74 @@ def test_gradients_pass_gradcheck_in_float64(b, documents, dims, symmetric, tile
             symmetric=symmetric,
             text_ids=text_ids,
             tile=tile,
+            label_smoothing=smoothing,
         )
 
     assert torch.autograd.gradcheck(function, columns)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_tiled_equals_dense(data):
+    """Any shape, offset, repeated texts, smoothing, scale; rows that are equal or all zero."""
+    b, first, hard = (data.draw(st.integers(low, 9)) for low in (1, 0, 0))
+    symmetric = data.draw(st.booleans()) and first == 0
+    pairs = b if symmetric else first + b + data.draw(st.integers(0, 3))
+    dims = sorted(data.draw(st.sets(st.integers(1, 24), min_size=1, max_size=5)))
+    q, d = vectors(pairs + hard, 2, 24, seed=data.draw(st.integers(0, 99)), dtype=torch.float64)
+    q = q[:b].detach()
+    with torch.no_grad():
+        d[0], d[-1, : dims[0]] = 0, 0
+        q[-1] = d[first + b - 1]
+    ids = torch.randint(0, 12, (pairs,)), torch.randint(6, 18, (pairs + hard,))
+    options = {
+        "weights": [data.draw(st.floats(0, 2)) for _ in dims],
+        "scale": data.draw(st.sampled_from([1.0, 20.0, 200.0])),
+        "text_ids": data.draw(st.sampled_from([None, ids])),
+        "label_smoothing": data.draw(st.sampled_from([0.0, 0.1, 0.9])),
+        "symmetric": symmetric,
+        "first": first,
+    }
+    results = []
+    for how in ({"backend": "dense"}, {"backend": "tiled", "tile": data.draw(st.integers(1, 10))}):
+        leaves = [q.clone().requires_grad_(), d.detach().clone().requires_grad_()]
+        value = matryoshka_loss(*leaves, dims, **options, **how)
+        results.append([value.detach(), *torch.autograd.grad(value, leaves)])
+    for expected, got in zip(*results, strict=True):
+        # F.normalize lets a gradient of 1e12 through where a vector is zero, and so do we
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["tiled", "dense"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_label_smoothing_is_cross_entropys(symmetric, backend):
+    q, d = vectors(40, 2, 32)
+    options = {"label_smoothing": 0.1, "symmetric": symmetric, "backend": backend}
+    value, gradients = ours([q, d], [32, 8], **options)
+    expected = torch.zeros(())
+    for dim in (32, 8):
+        logits = 20 * F.normalize(q[:, :dim]) @ F.normalize(d[:, :dim]).T
+        directions = (logits, logits.T) if symmetric else (logits,)
+        for scores in directions:
+            one = F.cross_entropy(scores, torch.arange(40), label_smoothing=0.1)
+            expected = expected + one / len(directions)
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-6, atol=1e-6)
+    for got, wanted in zip(gradients, torch.autograd.grad(expected, (q, d)), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_smoothing_spreads_over_what_counts():
+    """With a repeated text the loss is that of the logits without the excluded columns."""
+    q, d = vectors(3, 2, 8)
+    ids = torch.tensor([1, 2, 3]), torch.tensor([11, 12, 11])
+    logits = (20 * F.normalize(q) @ F.normalize(d).T).detach()
+    expected = 0.0
+    for i, kept in enumerate([[0, 1], [0, 1, 2], [1, 2]]):
+        target = torch.tensor(kept.index(i))
+        expected += F.cross_entropy(logits[i, kept], target, label_smoothing=0.3) / 3
+    for backend in ("tiled", "dense"):
+        value = matryoshka_loss(q, d, [8], text_ids=ids, label_smoothing=0.3, backend=backend)
+        torch.testing.assert_close(value.detach(), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_zero_vectors_give_finite_gradients():
@@ -175,4 +243,29 @@ def test_equal_texts_spare_the_own_pair_and_find_every_repeat():
 def test_a_dim_that_is_no_prefix_is_one_clear_line(dims):
     with pytest.raises(UserError, match="--model.matryoshka_dims") as error:
         check_dims(dims, 512)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_label_smoothing_out_of_range_is_one_clear_line(share):
+    with pytest.raises(UserError, match="--model.label_smoothing") as error:
+        check_smoothing(share)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("documents", "options", "words"),
+    [
+        (torch.zeros(4, 8, dtype=torch.float64), {}, "in one dtype"),
+        (torch.zeros(4, 9), {}, "equal columns"),
+        (torch.zeros(3, 8), {}, "a positive for each query"),
+        (torch.zeros(4, 8), {"first": 1}, "a positive for each query"),
+        (torch.zeros(4, 8), {"dims": [9]}, "no prefix of 8"),
+        (torch.zeros(4, 8), {"dims": [4, 4]}, "give each once"),
+        (torch.zeros(4, 8), {"backend": "cuda"}, "choose one of"),
+    ],
+)
+def test_what_does_not_go_together_is_one_clear_line(documents, options, words):
+    with pytest.raises(UserError, match=words) as error:
+        matryoshka_loss(torch.zeros(4, 8), documents, **{"dims": [8], **options})
     assert "\n" not in str(error.value)

@@ -214,6 +214,7 @@ def test_repeated_texts_are_masked_where_the_sampler_allows_them(options, tmp_pa
         (["--model.schedule=step"], "'step'"),
         (["--eval.beir=[nowhere]"], "nowhere"),
         (["--model.matryoshka_dims=[32,8]", "--model.matryoshka_weights=[1]"], "weights"),
+        (["--model.label_smoothing=1"], "label_smoothing"),
     ],
 )
 def test_bad_options_are_one_clear_line_and_leave_no_run(
