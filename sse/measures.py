@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sse.norms import Gate, LayerNorm, NoNorm, RMSNorm
+from sse.norms import Gain, Gate, LayerNorm, NoNorm, RMSNorm
 
 Array = NDArray[np.floating]
 
@@ -39,7 +39,7 @@ def dy_dx(norm: nn.Module, x: Tensor) -> Tensor | None:
         size = x.norm(dim=1, keepdim=True)
         slope = norm.weight * math.sqrt(dim) * (1 - (x / size).square()) / size
         return torch.where(size > 0, slope, 0)
-    if not isinstance(norm, Gate | NoNorm):
+    if not isinstance(norm, Gate | Gain | NoNorm):
         return None
     x = x.detach().requires_grad_()
     with torch.enable_grad():

@@ -29,7 +29,7 @@ class SSEModule(L.LightningModule):
         dim: dimension of the table and the vectors.
         norm: `dyt` (bias inside the tanh, per dimension), `dyt_scalar` (one alpha), `dyt_outside`
             (bias outside), `dyt_frozen` (stays at its start), `hardtanh`, `derf` (erf),
-            `layernorm`, `rmsnorm` or `none`.
+            `layernorm`, `rmsnorm`, `gain` (a learnt scale of each dimension alone) or `none`.
         alpha_init: first value of alpha, in the dyt family, hardtanh and derf.
         table_std: standard deviation of the table's start.
         matryoshka_dims: prefixes trained; null for 512, 256, 128, 64, 32 as far as `dim` reaches.
@@ -38,6 +38,7 @@ class SSEModule(L.LightningModule):
         symmetric: also train document -> query.
         label_smoothing: share of the target spread evenly over a batch's candidates, 0 to below 1.
         lr: peak learning rate. A static table wants 0.1; the usual 5e-5 barely trains it.
+        norm_lr: peak learning rate of the norm's own parameters; null for the table's.
         schedule: `cosine`, `linear` or `constant` after the warmup.
         warmup: share of the steps that rise to the peak.
         adam_beta2: decay of Adam's second moment.
@@ -58,6 +59,7 @@ class SSEModule(L.LightningModule):
         symmetric: bool = False,
         label_smoothing: float = 0.0,
         lr: float = 0.1,
+        norm_lr: float | None = None,
         schedule: str = "cosine",
         warmup: float = 0.1,
         adam_beta2: float = 0.9999,
@@ -148,8 +150,13 @@ class SSEModule(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Fused Adam and a schedule by step."""
         options = self.hparams
+        norm_lr = options.lr if options.norm_lr is None else options.norm_lr
+        groups = [
+            {"params": [p for p in part.parameters() if p.requires_grad], "lr": lr}
+            for part, lr in ((self.model.embedding, options.lr), (self.model.norm, norm_lr))
+        ]
         optimizer = AdamW(
-            [p for p in self.model.parameters() if p.requires_grad],
+            [group for group in groups if group["params"]],
             lr=options.lr,
             betas=(0.9, options.adam_beta2),
             eps=options.adam_eps,

@@ -195,6 +195,21 @@ class RMSNorm(Norm):
         super().load_vectors({"weight": vectors["gain"] / math.sqrt(len(self.weight))})
 
 
+class Gain(Norm):
+    """y = gain * x: a learnt scale of each dimension and nothing else, dL/dgain = sum_b g * x.
+
+    What is left of a gate without its non-linearity and bias.
+    """
+
+    def __init__(self, dim: int, alpha_init: float = 0.5) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        return x * self.gain
+
+
 class NoNorm(Norm):
     """y = x."""
 
@@ -215,6 +230,7 @@ NORMS: dict[str, type[Norm]] = {
     "derf": Derf,
     "layernorm": LayerNorm,
     "rmsnorm": RMSNorm,
+    "gain": Gain,
     "none": NoNorm,
 }
 

@@ -193,5 +193,6 @@ NORMS = {
     ),
     "layernorm": Form((Standard(),), "LayerNorm"),
     "rmsnorm": Form((Unit(), Diagonal("gain")), "RMSNorm"),
+    "gain": Form((Diagonal("gain"),), "a learnt scale of each dimension"),
     "none": Form((), "no norm"),
 }

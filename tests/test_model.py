@@ -53,6 +53,8 @@ def equation(model, x):
     if model.norm_name == "rmsnorm":
         rms = np.sqrt((x**2).mean())
         return x / rms * p["weight"] if rms else x
+    if model.norm_name == "gain":
+        return x * p["gain"]
     return x
 
 

@@ -195,3 +195,35 @@ def test_an_unknown_norm_names_the_known_ones(tokenizer):
     known = "dyt, dyt_scalar, dyt_outside, dyt_frozen, hardtanh, derf, layernorm, rmsnorm, none"
     with pytest.raises(UserError, match=f"'batchnorm'.*{known}"):
         SSE(tokenizer, 8, "batchnorm")
+
+
+def test_the_norm_may_have_a_learning_rate_of_its_own(tmp_path):
+    from pair_files import write
+
+    from sse.training import main
+
+    rows = [{"anchor": f"red {n} circle", "positive": f"{n} rolls over"} for n in range(200)]
+    common = [
+        f"--data.paths={write(tmp_path / 'pairs.jsonl', rows)}",
+        f"--data.cache={tmp_path / 'cache'}",
+        "--data.vocab_size=300",
+        "--data.batch_size=32",
+        "--model.dim=16",
+        "--trainer.max_steps=4",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.accelerator=cpu",
+        "--eval.baselines=false",
+        "--diagnostics=0",
+    ]
+    states = {}
+    rates = {"default": [], "equal": ["--model.norm_lr=0.1"], "still": ["--model.norm_lr=0"]}
+    for name, more in rates.items():
+        out = tmp_path / name
+        main([*common, f"--out={out}", *more])
+        state = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+        states[name] = state["state_dict"]
+    assert all(torch.equal(states["equal"][key], value) for key, value in states["default"].items())
+    assert (states["still"]["model.norm.alpha"] == 0.5).all()
+    assert not (states["default"]["model.norm.alpha"] == 0.5).any()
+    table = "model.embedding.weight"
+    assert not torch.equal(states["still"][table], states["default"][table])
