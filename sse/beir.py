@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sse.errors import UserError
+from sse.faults import LongLine, lines_of
 
 Qrels = dict[str, dict[str, int]]
 
@@ -121,12 +122,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     number, some = 0, False
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for raw in file:
+            for raw in lines_of(file):
                 line = raw.decode("utf-8" if number else "utf-8-sig")
                 number += 1
                 if line.strip():
                     some = True
                     yield number, line
+    except LongLine as error:
+        raise UserError(f"{path} line {number + 1}: {error}") from None
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise UserError(
@@ -148,7 +151,7 @@ def _texts(path: Path) -> dict[str, str]:
         where = f"{path} line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not JSON ({error}): {_short(line)}") from None
         if not isinstance(row, dict):
             raise UserError(f"{where}: {_short(line)} is not an object with _id and text")

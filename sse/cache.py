@@ -223,7 +223,7 @@ class _Build:
     def _record(self) -> dict[str, Any] | None:
         try:
             record = json.loads((self.folder / RECORD).read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return record if isinstance(record, dict) else None
 

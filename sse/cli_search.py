@@ -19,6 +19,8 @@ from sse.index import KINDS, OVERSAMPLING, Hit, Index, build_index
 from sse.texts import read_folder_texts, read_rows, snippet
 from sse.vectors import check_target
 
+# What would command the terminal, in an index from elsewhere: shown as a question mark.
+CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "?")
 Run = Callable[[argparse.Namespace], None]
 
 
@@ -108,7 +110,8 @@ def _format(query: str, hits: list[Hit], args: argparse.Namespace, seconds: floa
     lines = []
     for hit in hits:
         text = hit.text if args.full else snippet(hit.text, query)
-        lines.append(f"{hit.rank:3}. {hit.score:.3f}  {hit.where}\n     {text}\n")
+        shown = f"{hit.rank:3}. {hit.score:.3f}  {hit.where}\n     {text}\n"
+        lines.append(shown.translate(CONTROLS))
     return "".join(lines)
 
 

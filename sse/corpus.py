@@ -33,6 +33,7 @@ from sse.columns import Column
 from sse.docstrings import bare, clean
 from sse.files import atomic_file
 from sse.pairs import PairSet, make_pair_set
+from sse.seal import is_sealed, seal_file
 
 PROJECT = "stable-static-embedding"
 FORMAT = 2  # raise it when the rules change
@@ -70,11 +71,8 @@ def embedded_pairs(
     packages = _packages()
     table = None
     path = Path(cache) / f"docstrings-{_key(packages)}.parquet" if cache else None
-    if path is not None and path.is_file():
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowException, OSError):
-            table = None  # a damaged file is only a lost minute
+    if path is not None and is_sealed(path):  # a damaged file is only a lost minute
+        table = pq.read_table(path)
     if table is None:
         rows = extract(packages, progress)
         columns = ("anchor", "positive", "package")
@@ -82,6 +80,7 @@ def embedded_pairs(
         if path is not None:
             with atomic_file(path) as temporary:
                 pq.write_table(table, temporary)
+            seal_file(path)
     counts = Counter(table.column("package").to_pylist())
     dataset = datasets.Dataset.from_dict(table.select(["anchor", "positive"]).to_pydict())
     sources = [Column("anchor", "anchor"), Column("positive", "positive")]

@@ -27,6 +27,7 @@ from sse.holdout import choose, hold_out, train_rows
 from sse.pairs import SetSpec, load_sets
 from sse.ragged import concatenate
 from sse.sampler import ORDERS, Batch, plan_epoch
+from sse.seal import is_sealed, seal_file
 from sse.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 
 Features = dict[str, Any]
@@ -160,7 +161,7 @@ class SSEDataModule(L.LightningDataModule):
         content = [size, *(pairs.fingerprint for pairs in self.pairs)]
         key = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
         path = folder / "tokenizers" / f"{key}.json"
-        if not path.exists():
+        if not is_sealed(path):
             say(f"tokenizer: training WordPiece on the pairs, at most {size:,}")
             texts = (
                 text
@@ -171,6 +172,7 @@ class SSEDataModule(L.LightningDataModule):
             trained = train_tokenizer(texts, size)
             with atomic_file(path) as temporary:
                 trained.save(temporary)
+            seal_file(path)
         return load_tokenizer(str(path), max_tokens=options.max_tokens)
 
     def heldout_pairs(self) -> tuple[list[str], list[str]]:

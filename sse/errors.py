@@ -62,10 +62,10 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
 
 def _system_reason(error: Exception) -> str | None:
     """What the system refused, where a user can mend it: a full or forbidden disk."""
-    refused = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR)
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    refused = (*full, errno.EIO, errno.EACCES, errno.EROFS, errno.ENOTDIR)
     unmade = (errno.ENOENT, errno.ENAMETOOLONG, errno.EEXIST)  # of a folder that cannot be made
     if isinstance(error, OSError) and error.errno in (*refused, *unmade):
         return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
     # Libraries written in Rust and C++ pass the system's words on in errors of their own.
-    full = os.strerror(errno.ENOSPC)
-    return full if full in str(error) else None
+    return next((text for text in map(os.strerror, full) if text in str(error)), None)

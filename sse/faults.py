@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +17,18 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+MAX_LINE = 1 << 28  # bytes: a small gzip may unpack to a line larger than memory
+
 
 class _Fault(Exception):
     """The first fault found."""
+
+
+class LongLine(ValueError):
+    """A line of more than MAX_LINE bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(f"longer than {MAX_LINE:,} bytes: no line of text; split it")
 
 
 def kind_of(path: Path) -> str | None:
@@ -36,6 +44,14 @@ def kind_of(path: Path) -> str | None:
 def open_bytes(path: Path) -> Any:
     """The file's bytes (a binary file object), unpacked when it is gzip."""
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
+
+
+def lines_of(file: Any) -> Iterator[bytes]:
+    """The lines of a file; LongLine before one of them fills the memory."""
+    while line := file.readline(MAX_LINE + 1):
+        if len(line) > MAX_LINE:
+            raise LongLine
+        yield line
 
 
 def fault(files: Sequence[Path], columns: Sequence[str] = ()) -> str | None:
@@ -70,6 +86,8 @@ def _scan(path: Path, columns: Sequence[str]) -> None:
     except (gzip.BadGzipFile, zlib.error) as error:
         where = f"a broken gzip after line {line}" if line else "not a gzip file"
         raise _Fault(f"{where} ({error})") from None
+    except LongLine as error:
+        raise _Fault(f"line {line + 1}: {error}") from None
     except UnicodeDecodeError as error:
         raise _Fault(f"line {line + 1}: not UTF-8 (byte {error.object[error.start]:#x})") from None
     if not line:
@@ -77,7 +95,7 @@ def _scan(path: Path, columns: Sequence[str]) -> None:
 
 
 def _counted(file: IO[bytes]) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(lines_of(file), 1):
         yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
 
 
@@ -123,7 +141,7 @@ def _check_row(where: str, value: Any, columns: Sequence[str]) -> None:
 
 
 def _scan_csv(lines: Iterator[tuple[int, str]], kind: str | None) -> Iterator[int]:
-    before = csv.field_size_limit(sys.maxsize)  # a text may be longer than the module's 128 KiB
+    before = csv.field_size_limit(MAX_LINE)  # a text may be longer than the module's 128 KiB
     try:
         reader = csv.reader((line for _, line in lines), delimiter="\t" if kind == "tsv" else ",")
         header: list[str] | None = None

@@ -1,6 +1,6 @@
 """A searchable collection in one file: texts, vectors and where they came from. faiss searches it.
 
-- The file is Arrow IPC, memory-mapped: opening costs nothing, processes share its pages.
+- The file (`sse.index_file`) is memory-mapped: opening costs nothing, processes share its pages.
 - `exact`: float32 vectors, inner products of all of them.
 - `binary`: the vectors' signs (32 times fewer bytes) find candidates by Hamming distance, float16
   vectors rescore them.
@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,12 +23,13 @@ from numpy.typing import NDArray
 from sse.encoder import Encoder
 from sse.errors import UserError
 from sse.files import atomic_file
+from sse.index_file import index_writer, open_chunks
 from sse.numpy_norms import normalise
 from sse.texts import Row
 
 KINDS = ("exact", "binary")
-FORMAT = 1
 CHUNK = 65_536  # rows of the file that are searched at a time
+CHUNK_CHARACTERS = 250_000_000  # of long texts fewer rows: Arrow counts the bytes in 31 bits
 OVERSAMPLING = 10  # candidates a result, for binary
 PROBE = "The quick brown fox jumps over the lazy dog, 1234567890 times."
 INSTALL = "pip install 'stable-static-embedding[search]'"
@@ -92,8 +92,6 @@ def build_index(
     Raises:
         UserError: an unknown kind, or no texts.
     """
-    import pyarrow as pa
-
     if kind not in KINDS:
         raise UserError(f"index kind '{kind}': choose one of {', '.join(KINDS)}")
     waiting: deque[Row] = deque()
@@ -103,60 +101,24 @@ def build_index(
             waiting.append(row)
             yield row.text
 
-    count, held = 0, 0
-    parts: list[Any] = []
-    schema = _schema(kind, model)
-    with atomic_file(target) as path, pa.ipc.new_file(str(path), schema) as file:
+    about = {"model": str(model.folder.resolve()), "probe": model.encode(PROBE)[:32].tolist()}
+    with atomic_file(target) as path, index_writer(path, kind, model.dim, about) as file:
+        taken: list[Row] = []
+        parts: list[NDArray[np.float32]] = []
+        size = 0
         for vectors in model.stream(texts(), batch_size=batch_size):
-            taken = [waiting.popleft() for _ in range(len(vectors))]
-            parts.append(_batch(taken, vectors, schema, kind))
-            count, held = count + len(taken), held + len(taken)
-            if held >= CHUNK:
-                file.write_table(pa.Table.from_batches(parts).combine_chunks(), held)
-                parts, held = [], 0
+            new = [waiting.popleft() for _ in range(len(vectors))]
+            taken, size = taken + new, size + sum(len(row.text) for row in new)
+            parts.append(vectors)
+            if len(taken) >= CHUNK or size >= CHUNK_CHARACTERS:
+                file.write(taken, np.concatenate(parts))
+                taken, parts, size = [], [], 0
             told(len(vectors))
-        if not count:
+        if taken:
+            file.write(taken, np.concatenate(parts))
+        if not file.rows:
             raise UserError("no texts to index")
-        if parts:
-            file.write_table(pa.Table.from_batches(parts).combine_chunks(), held)
-    return count
-
-
-def _schema(kind: str, model: Encoder) -> Any:
-    import pyarrow as pa
-
-    fields = [pa.field("where", pa.string()), pa.field("text", pa.string())]
-    element = pa.float32() if kind == "exact" else pa.float16()
-    fields.append(pa.field("vector", pa.list_(element, model.dim)))
-    if kind == "binary":
-        fields.append(pa.field("code", pa.binary((model.dim + 7) // 8)))
-    about = {
-        "format": FORMAT,
-        "kind": kind,
-        "dim": model.dim,
-        "model": str(model.folder.resolve()),
-        "probe": model.encode(PROBE)[:32].tolist(),
-    }
-    return pa.schema(fields, {"sse": json.dumps(about)})
-
-
-def _batch(rows: list[Row], vectors: NDArray[np.float32], schema: Any, kind: str) -> Any:
-    import pyarrow as pa
-
-    texts = [row.text.encode("utf-8", "replace").decode() for row in rows]
-    stored = vectors if kind == "exact" else vectors.astype(np.float16)
-    lists = pa.FixedSizeListArray.from_arrays(
-        pa.array(stored.ravel()), type=schema.field("vector").type
-    )
-    columns = [pa.array([row.where for row in rows]), pa.array(texts), lists]
-    if kind == "binary":
-        codes = np.packbits(vectors > 0, axis=1)
-        columns.append(
-            pa.FixedSizeBinaryArray.from_buffers(
-                schema.field("code").type, len(codes), [None, pa.py_buffer(codes.tobytes())]
-            )
-        )
-    return pa.record_batch(columns, schema=schema)
+    return file.rows
 
 
 class Index:
@@ -177,32 +139,19 @@ class Index:
         model: str | os.PathLike[str] | None = None,
         fast: bool = True,
     ) -> None:
-        import pyarrow as pa
-
         self._faiss = _faiss()
         if not Path(path).is_file():
             raise UserError(f"{path}: no such index: make one with 'sse index'")
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            about = json.loads((reader.schema.metadata or {})[b"sse"])
-            self._chunks = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-            self.kind, self.dim, folder = about["kind"], int(about["dim"]), about["model"]
-            if about["format"] != FORMAT:
-                raise UserError(f"{path} has format {about['format']}, this version reads {FORMAT}")
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
-            reason = (str(error).splitlines() or [""])[0]
-            raise UserError(f"{path}: no index, or a damaged one ({reason})") from None
+        about, self._chunks = open_chunks(Path(path))
+        self.kind, self.dim, folder = about["kind"], about["dim"], model or str(about.get("model"))
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
-        folder = model or folder
         if model is None and not Path(folder).is_dir():
             raise UserError(f"{path} was made with {folder}, which is gone: give the model with -m")
         self.model = Encoder(folder, fast=fast)
         if self.dim > self.model.full_dim:
             raise UserError(f"{path} was made with another model than {folder}: index again")
         self.model.dim = self.dim
-        if not np.allclose(self.model.encode(PROBE)[:32], about["probe"], atol=1e-3):
+        if not _agree(self.model.encode(PROBE)[:32], about.get("probe")):
             raise UserError(f"{path} was made with another model than {folder}: index again")
 
     def __len__(self) -> int:
@@ -237,12 +186,12 @@ class Index:
             metric = self._faiss.METRIC_INNER_PRODUCT
             return self._top(
                 k, True, len(queries),
-                lambda chunk, n: self._faiss.knn(queries, _vectors(chunk), n, metric=metric),
+                lambda chunk, n: self._faiss.knn(queries, chunk.scanned(), n, metric=metric),
             )  # fmt: skip
         codes = np.packbits(queries > 0, axis=1)
         _, rows = self._top(
             min(k * oversampling, len(self)), False, len(queries),
-            lambda chunk, n: self._faiss.knn_hamming(codes, _codes(chunk), n),
+            lambda chunk, n: self._faiss.knn_hamming(codes, chunk.scanned(), n),
         )  # fmt: skip
         scores = np.stack([self._gather(r) @ q for r, q in zip(rows, queries, strict=True)])
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -268,25 +217,18 @@ class Index:
         homes = np.searchsorted(self._starts, rows, "right") - 1
         for home in np.unique(homes):
             here = homes == home
-            out[here] = _vectors(self._chunks[home])[rows[here] - self._starts[home]]
+            out[here] = self._chunks[home].vectors(rows[here] - self._starts[home])
         normalise(out)
         return out
 
     def _text(self, row: int) -> tuple[str, str]:
         home = int(np.searchsorted(self._starts, row, "right")) - 1
-        chunk, at = self._chunks[home], row - int(self._starts[home])
-        return chunk.column("text")[at].as_py(), chunk.column("where")[at].as_py()
+        return self._chunks[home].text(row - int(self._starts[home]))
 
 
-def _vectors(chunk: Any) -> NDArray[Any]:
-    """The chunk's vectors (n, dim), without a copy."""
-    column = chunk.column("vector")
-    return column.flatten().to_numpy(zero_copy_only=True).reshape(len(chunk), -1)
-
-
-def _codes(chunk: Any) -> NDArray[np.uint8]:
-    """The chunk's bits (n, dim / 8), without a copy."""
-    column = chunk.column("code")
-    width = column.type.byte_width
-    flat = np.frombuffer(column.buffers()[1], np.uint8)
-    return flat[column.offset * width :][: len(chunk) * width].reshape(len(chunk), width)
+def _agree(ours: NDArray[np.float32], theirs: Any) -> bool:
+    """Whether the probe's vector is the one that the index tells of."""
+    try:
+        return bool(np.allclose(ours, np.array(theirs, np.float32), atol=1e-3))
+    except (TypeError, ValueError):
+        return False

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from sse.errors import UserError
-from sse.faults import fault, kind_of, open_bytes
+from sse.faults import fault, kind_of, lines_of, open_bytes
 from sse.hub import HubUnreachable, ask_hub
 from sse.tables import tables
 
@@ -235,7 +235,7 @@ def _csv_options(files: Sequence[Path], separator: str) -> dict[str, Any]:
     import datasets
 
     with open_bytes(files[0]) as file:
-        first = (line.decode("utf-8-sig") for line in file)
+        first = (line.decode("utf-8-sig") for line in lines_of(file))
         header = next(csv.reader(first, delimiter=separator), [])
     if len(set(header)) < len(header) or "" in header:
         raise UserError(f"{files[0]}: line 1: column names must differ and not be empty: {header}")

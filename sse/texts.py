@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from sse.errors import UserError
-from sse.faults import kind_of, open_bytes
+from sse.faults import MAX_LINE, LongLine, kind_of, lines_of, open_bytes
 
 FORMATS = ("lines", "jsonl", "csv", "tsv", "parquet")
 TEXT_COLUMNS = ("text", "document", "passage", "sentence", "query", "content", "body", "title")
 TEXT_FILES = {".txt", ".md", ".rst", ".text", ".org", ".adoc", ".tex", ".log"}
 PASSAGE = 1_000  # characters of a file's passage in an index, unless a paragraph is longer
-csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # its own limit of 128 KB is short for a text
+csv.field_size_limit(MAX_LINE)  # its own limit of 128 KB is short for a text
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,13 @@ def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
     """Numbered lines, decoded; refuses what is no text."""
     number = 0
     try:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(lines_of(file), 1):
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             if "\0" in text:
                 raise UserError(f"{name}, line {number}: holds a zero byte: not a text file")
             yield number, text
+    except LongLine as error:
+        raise UserError(f"{name}, line {number + 1}: {error}") from None
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise UserError(
@@ -210,6 +212,9 @@ def read_folder_texts(folder: str) -> Iterator[Row]:
         if hidden or path.suffix.lower() not in TEXT_FILES or not path.is_file():
             continue
         found = True
+        if path.stat().st_size > MAX_LINE:
+            sys.stderr.write(f"warning: {path}: more than {MAX_LINE:,} bytes, left out\n")
+            continue
         try:
             text = path.read_text("utf-8-sig")
         except UnicodeDecodeError:

@@ -40,6 +40,29 @@ def test_a_folder_is_replaced_whole_and_readable_by_others(tmp_path):
     assert (target / "sub" / "x").read_text() == "new"
 
 
+def test_what_a_killed_writer_left_goes_and_what_another_holds_stays(tmp_path):
+    for name in (".x.dead.tmp", ".y.dead.tmp"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".x.folder.tmp").mkdir()
+    with atomic_file(tmp_path / "x") as mine:
+        mine.write_text("mine")
+        with atomic_file(tmp_path / "x") as other:  # as another process would
+            other.write_text("other")
+        assert mine.exists()
+    assert (tmp_path / "x").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == [".y.dead.tmp", "x"], "other names are not touched"
+
+
+def test_a_folder_may_be_written_through_the_same_door(tmp_path):
+    for _ in range(2):
+        with atomic_folder(tmp_path / "m") as folder:
+            write_json(folder / "a.json", 1)
+            with atomic_folder(folder / "sub") as sub:
+                write_json(sub / "b.json", 2)
+    assert sorted(os.listdir(tmp_path / "m")) == ["a.json", "sub"]
+    assert os.listdir(tmp_path) == ["m"]
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
