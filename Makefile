@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 ARGS ?=
 ENCODING ?=
 
-.PHONY: train test lint bench clean
+.PHONY: train test lint bench report clean
 
 train: $(STAMP)
 	$(BIN)/python experiments/train.py $(ARGS)
@@ -21,6 +21,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m sse_kernels.bench $(ARGS)
 	$(BIN)/python -m sse.bench $(ENCODING)
+
+# ARGS="--results runs/norms": of your own sweep
+report: $(STAMP)
+	$(BIN)/python experiments/report.py $(ARGS)
 
 $(STAMP): pyproject.toml
 	@echo "Setting up .venv (first use; a few minutes) ..."

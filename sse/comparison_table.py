@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sse.comparison import ALPHA, MEAN
-from sse.report import metric_label
+from sse.metrics import metric_label
 from sse.selection import label
 
 NOISE = "within noise"

@@ -64,10 +64,8 @@ from sse.loss import matryoshka_loss
 from sse.measures import Array, dy_dx, effective_rank, gate_slope, imbalance
 from sse.model import SSE, SSEModel
 from sse.norms import Gate
+from sse.ragged import SHORT_TOKENS
 
-# Most search queries have so few, and x has a standard deviation of 1 / sqrt(tokens) at the start:
-# where z leaves the linear part of the gate at all, it does so here first.
-SHORT_TOKENS = 8
 TABLE_ROWS = 4096
 Z_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 Values = dict[str, float]

@@ -27,6 +27,10 @@ class Stopped(Exception):
 class UserError(ValueError):
     """Bad input. The message is one line: the value, where it came from, the way out."""
 
+    def _render_traceback_(self) -> list[str]:
+        """One line in a notebook too: IPython asks for this before it prints a traceback."""
+        return [f"error: {self}"]
+
 
 def one_line(main: Callable[..., Any]) -> Callable[..., int]:
     """Turn the failures a user can mend into one line on stderr and an exit code.

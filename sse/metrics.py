@@ -31,8 +31,15 @@ CUTOFFS = (1, 3, 5, 10)
 METRICS = ["ndcg@10", "mrr@10", "map@100"] + [
     f"{name}@{k}" for name in ("accuracy", "precision", "recall") for k in CUTOFFS
 ]
+_LABELS = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
 DEPTH = 100  # ranks that the deepest metric looks at
 _DISCOUNT = 1 / np.log2(np.arange(2, 12))  # (10,)
+
+
+def metric_label(metric: str) -> str:
+    """`ndcg@10` as papers write it: nDCG@10."""
+    name, k = metric.split("@")
+    return f"{_LABELS.get(name, name)}@{k}"
 
 
 @dataclass(frozen=True)

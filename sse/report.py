@@ -15,17 +15,14 @@ import numpy as np
 
 from sse.evaluation import NO_DIM, Result, Scores, difference
 from sse.files import atomic_file, write_json
-from sse.metrics import METRICS
+from sse.metrics import METRICS, metric_label
+from sse.palette import COLOURS, MARKERS
 
 Results = dict[str, Result]
 
 REPORT = ("report.txt", "report.json", "per_query.parquet", "quality.png")
 
-# Okabe and Ito's palette, told apart by colour-blind readers and, with the markers, in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
 SUMMARY = ("ndcg@10", "mrr@10", "map@100", "accuracy@1", "recall@10")
-LABELS = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
 
 
 def write_report(results: Results, folder: str | Path, figure: bool = True) -> list[Path]:
@@ -187,12 +184,6 @@ def _by_dim(results: Results) -> list[list[str]]:
             cells = [_value(row, SUMMARY[0]), *(f"{row.values[m]:.4f}" for m in SUMMARY[1:])]
             rows.append([name if i == 0 else "", str(dim or "-"), *cells])
     return rows
-
-
-def metric_label(metric: str) -> str:
-    """`ndcg@10` as papers write it: nDCG@10."""
-    name, k = metric.split("@")
-    return f"{LABELS.get(name, name)}@{k}"
 
 
 def _value(row: Scores, metric: str) -> str:

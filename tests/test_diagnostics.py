@@ -13,12 +13,13 @@ import torch
 from conftest import sentences
 
 import sse
-from sse.diagnostics import SHORT_TOKENS, Start, diagnose, diagnose_texts
+from sse.diagnostics import Start, diagnose, diagnose_texts
 from sse.errors import UserError
 from sse.loss import matryoshka_loss
 from sse.measures import dy_dx, effective_rank, gate_slope, imbalance
 from sse.norms import NORMS, Gate
 from sse.probe import read_rows, write_rows
+from sse.ragged import SHORT_TOKENS
 from sse.training import main
 
 TEXTS = ["", "red", "red green", *sentences(20, words=3), *sentences(20, words=14, seed=1), ""]

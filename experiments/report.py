@@ -1,0 +1,11 @@
+"""Run the notebooks over a sweep into one self-contained HTML file.
+
+python experiments/report.py [--results OUT] [--out runs/report.html]
+"""
+
+import sys
+
+from sse.notebooks import run
+
+if __name__ == "__main__":
+    sys.exit(run())
