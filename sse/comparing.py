@@ -13,6 +13,7 @@ from sse.comparison import compare, summarise
 from sse.comparison_table import by_collection, details, to_markdown
 from sse.errors import UserError, one_line
 from sse.results import expected, read_results
+from sse.selection import pair
 
 DESCRIPTION = """Compare a sweep's trials with a reference: Markdown on the standard output.
 
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     chosen: dict[str, Any] = {
         "dims": _dims(given.dim),
         "collections": given.collections.split(",") if given.collections else None,
-        "where": dict(map(_pair, given.where)),
+        "where": dict(map(pair, given.where)),
     }
     within = [given.within] if given.within else []
     table = read_results(given.out)
@@ -84,10 +85,3 @@ def _dims(text: str | None) -> list[int] | None:
         return [int(dim) for dim in text.split(",")] if text else None
     except ValueError:
         raise UserError(f"--dim {text}: give whole numbers, as 512,64") from None
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, found, value = text.partition("=")
-    if not found:
-        raise UserError(f"--where {text}: give OPTION=VALUE, as data.batch_size=512")
-    return name, value

@@ -38,12 +38,10 @@ def select(
     if metric not in METRICS or metric not in table:
         known = [name for name in METRICS if name in table]
         raise UserError(f"unknown metric {metric!r}: choose one of {', '.join(known)}")
-    for option in [*options, *(where or {}), SEED]:
+    for option in [*options, SEED]:
         if option not in table:
             raise UserError(f"no option {option!r} in the results; {_varied(table)}")
-    for option, text in (where or {}).items():
-        wanted = level(text, list(dict.fromkeys(map(plain, table[option]))), option)
-        table = table[[plain(value) == wanted for value in table[option]]]
+    table = restrict(table, where or {})
     names = list(dict.fromkeys(table["collection"]))
     default = [name for name in names if name != HELD_OUT] or names
     table = _keep(table, "collection", collections or default)
@@ -60,6 +58,28 @@ def select(
             "within it (--within) or choose a value (--where)"
         )
     return table
+
+
+def restrict(table: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
+    """The rows whose options have these values, given as text.
+
+    Raises:
+        UserError: an unknown option or level.
+    """
+    for option, text in where.items():
+        if option not in table:
+            raise UserError(f"no option {option!r} in the results; {_varied(table)}")
+        wanted = level(text, list(dict.fromkeys(map(plain, table[option]))), option)
+        table = table[[plain(value) == wanted for value in table[option]]]
+    return table
+
+
+def pair(text: str) -> tuple[str, str]:
+    """`OPTION=VALUE` of a --where."""
+    name, found, value = text.partition("=")
+    if not found:
+        raise UserError(f"--where {text}: give OPTION=VALUE, as data.batch_size=512")
+    return name, value
 
 
 def level(text: str, levels: Iterable[Any], option: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from sse.errors import UserError, one_line
 from sse.files import atomic_file
 from sse.numpy_norms import NORMS
 from sse.results import KEY, VERSION, read_results
-from sse.selection import SEED, label, plain, said
+from sse.selection import SEED, label, pair, plain, restrict, said
 
 VARIABLE = "SSE_RESULTS"
 DEFAULT = "notebooks/results"
@@ -138,6 +138,7 @@ def read_study(
     by: str = "model.norm",
     reference: str = "none",
     *,
+    where: Mapping[str, str] | None = None,
     resamples: int = 10_000,
 ) -> Study:
     """Read a sweep's folder or an extract, and make its comparisons.
@@ -148,6 +149,7 @@ def read_study(
         folder: by default $SSE_RESULTS, else notebooks/results.
         by: the option compared.
         reference: its level that others are compared with.
+        where: options that must have a value, as text, where a sweep varies more than `by`.
         resamples: of the bootstrap.
 
     Raises:
@@ -159,7 +161,7 @@ def read_study(
             f"{root}: no sweep's results here: make them with `python experiments/sweep.py "
             f"--config {CONFIG} --out {root}`, or set {VARIABLE} to a sweep's folder"
         )
-    results = read_results(root)
+    results = restrict(read_results(root), where or {}).reset_index(drop=True)
     if by not in results:
         raise UserError(f"{root}: the results have no option {by!r}")
     pairs = results.get("data.pairs", pd.Series(np.nan, index=results.index))
@@ -250,6 +252,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("folder", help="where to write the extract")
     found.add_argument("--by", default="model.norm", help="the option compared")
     found.add_argument("--reference", default="none", help="its level to compare with")
+    found.add_argument(
+        "--where", action="append", default=[], metavar="OPTION=VALUE", help="only trials with it"
+    )
     return found
 
 
@@ -257,7 +262,8 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     given = parser().parse_args(arguments)
-    study = read_study(given.out, given.by, given.reference)
+    where = dict(map(pair, given.where))
+    study = read_study(given.out, given.by, given.reference, where=where)
     root = write_extract(study, given.folder)
     size = sum(file.stat().st_size for file in root.glob("*.parquet"))
     print(f"{root}: {size / 2**20:.1f} MiB. {study.left_out}".strip())  # noqa: T201

@@ -130,7 +130,7 @@ def test_extract_draws_and_says_the_same_without_scores_of_queries(out, study, t
         assert say(small) == say(study)
     for draw in FIGURES:
         assert len(draw(small).axes) == len(draw(study).axes)
-    assert extract([str(out), str(tmp_path / "again")]) == 0
+    assert extract([str(out), str(tmp_path / "again"), "--where=model.lr=0.1"]) == 0
     assert "MiB" in capsys.readouterr().out
 
 
@@ -173,5 +173,7 @@ def test_findings_follow_the_numbers(study):
 def test_a_reference_that_is_not_there_is_one_line(out):
     with pytest.raises(UserError, match="no trial with model.norm=derf; there are dyt, none"):
         read_study(out, reference="derf")
+    with pytest.raises(UserError, match="model.lr has no level '7'"):
+        read_study(out, where={"model.lr": "7"})
     with pytest.raises(UserError, match="no option 'model.nrom'"):
         read_study(out, by="model.nrom")
