@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("--rounds, --passages, --short, --documents: give at least 1")
     with tempfile.TemporaryDirectory() as temporary:
         passages, queries = _texts(args)
-        folder = Path(args.model) if args.model else _random_model(Path(temporary), passages)
+        folder = Path(args.model) if args.model else random_model(Path(temporary), passages)
         home = Path(temporary) / "model"
         if folder != home:
             home.symlink_to(folder.resolve())
@@ -104,7 +104,7 @@ def _texts(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     return passages, queries
 
 
-def _random_model(root: Path, texts: list[str]) -> Path:
+def random_model(root: Path, texts: list[str]) -> Path:
     """A DyT model of 512 dimensions and up to 30,522 tokens."""
     import sse
     from sse.tokenizer import train_tokenizer

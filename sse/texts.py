@@ -84,7 +84,7 @@ def _text_rows(source: str, form: str, column: str | None, keep: Sequence[str]) 
             return
         records = _json_records(lines, name) if form == "jsonl" else _csv_records(lines, name, form)
         for number, record in records:
-            column = column or _pick(list(record), record, name)
+            column = column or pick_column(list(record), record, name)
             where = f"{name}, line {number}"
             text = _value(record, column, where)
             if not isinstance(text, str):
@@ -162,7 +162,7 @@ def _parquet(source: str, column: str | None, keep: Sequence[str]) -> Iterator[R
     texts = [
         f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
     ]
-    column = column or _pick(texts, {}, source)
+    column = column or pick_column(texts, {}, source)
     for name in (column, *keep):
         if name not in schema.names:
             raise UserError(f"{source}: no column '{name}': it has {', '.join(schema.names)}")
@@ -183,8 +183,14 @@ def _value(record: dict[str, Any], column: str, where: str) -> Any:
     return record[column]
 
 
-def _pick(columns: list[str], record: dict[str, Any], name: str) -> str:
-    """The text's column where none is named."""
+def pick_column(
+    columns: list[str], record: dict[str, Any], name: str, option: str = "--column"
+) -> str:
+    """The text's column where none is named.
+
+    Raises:
+        UserError: none or several that it could be; says to name one with `option`.
+    """
     columns = [c for c in columns if isinstance(record.get(c, ""), str)]
     lower = {c.lower(): c for c in reversed(columns)}
     if found := next((lower[c] for c in TEXT_COLUMNS if c in lower), None):
@@ -193,7 +199,7 @@ def _pick(columns: list[str], record: dict[str, Any], name: str) -> str:
         return columns[0]
     raise UserError(
         f"{name}: which column holds the text? It has {', '.join(columns) or 'none'}: "
-        "name one with --column"
+        f"name one with {option}"
     )
 
 

@@ -161,16 +161,9 @@ class _Parquet:
             self._flush()
 
     def _flush(self) -> None:
-        import pyarrow.parquet as pq
-
         table = self.pa.concat_tables(self.held, promote_options="permissive")
         if self.file is None:
-            # Vectors are noise: dictionaries and compression would cost time and save nothing.
-            names = [name for name in table.schema.names if name != "vector"]
-            packed = {name: "zstd" for name in names} | {"vector.list.element": "none"}
-            self.file = pq.ParquetWriter(
-                self.path, table.schema, compression=packed, use_dictionary=names
-            )
+            self.file = parquet_writer(self.path, table.schema)
         self.file.write_table(table.cast(self.file.schema))
         self.held, self.count = [], 0
 
@@ -182,6 +175,20 @@ class _Parquet:
         if self.held:
             self._flush()
         self.file.close()
+
+
+def parquet_writer(path: Path, schema: Any, vector: str = "vector") -> Any:
+    """A `ParquetWriter` for tables with a column of vectors.
+
+    Vectors are noise: dictionaries, statistics and compression would cost time and save nothing.
+    """
+    import pyarrow.parquet as pq
+
+    names = [name for name in schema.names if name != vector]
+    packed = {name: "zstd" for name in names} | {f"{vector}.list.element": "none"}
+    return pq.ParquetWriter(
+        path, schema, compression=packed, use_dictionary=names, write_statistics=names
+    )
 
 
 def _storable(value: Any) -> Any:
