@@ -132,7 +132,7 @@ def texts_of(count: int) -> list[str]:
     for number in range(count):
         start = number * stride % places
         length = 40 + (number + number // places) % 50
-        out.append(" ".join(words[start : start + length]))
+        out.append(f"{number} {' '.join(words[start : start + length])}")
     return out
 
 

@@ -85,7 +85,6 @@ def _main(arguments: Sequence[str] | None, totals: dict[str, Any]) -> None:
     add("--quiet", action="store_true", help="no progress, no summary")
     add("--json", action="store_true", help="the summary as JSON")
     args = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminated)
     totals |= encode_corpus(args)
     if args.json:
         sys.stdout.write(json.dumps(totals) + "\n")
@@ -183,6 +182,7 @@ def _run(
     if missing:
         try:
             with ray_session(args.cluster, min(args.workers or cores(), len(missing))):
+                signal.signal(signal.SIGTERM, _terminated)  # Ray has put its own in its place
                 for told in encoded(job, missing, args.workers, args.cluster):
                     if told["errno"]:
                         raise OSError(told["errno"], told["fault"])

@@ -140,7 +140,9 @@ class Store:
 
     def tidy(self) -> None:
         """Remove what a killed run left unfinished."""
-        if self.system.exists(self.path(PARTIAL)):
+        if self.local:  # a killed run's workers may be at it for a moment yet
+            shutil.rmtree(self.path(PARTIAL), ignore_errors=True)
+        elif self.system.exists(self.path(PARTIAL)):
             self.system.rm(self.path(PARTIAL), recursive=True)
 
     def counts(self, name: str) -> Counts:
