@@ -5,13 +5,32 @@ STAMP := .venv/.installed
 ARGS ?=
 ENCODING ?=
 
-.PHONY: train test lint bench report clean
+.PHONY: train test test-faults test-oldest fuzz lint bench report clean
 
 train: $(STAMP)
 	$(BIN)/python experiments/train.py $(ARGS)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+
+# Kills, full disks, damaged files: ARGS="--kills 5 --seed 1", see python -m tests.faults --help.
+test-faults: $(STAMP)
+	$(BIN)/python -m tests.faults $(ARGS)
+
+# Every reader on hostile bytes, where atheris (Linux wheels) is installed.
+SECONDS ?= 60
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.faults.fuzz --seconds $(SECONDS)
+
+# The suite with the lowest versions that pyproject.toml allows, in an environment of its own.
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet uv
+	.venv-oldest/bin/uv pip compile --quiet pyproject.toml --resolution lowest-direct --only-binary :all: \
+		--extra dev --extra fast --extra onnx --extra search --output-file .venv-oldest/versions.txt
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python -r .venv-oldest/versions.txt
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --no-deps --editable .
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -33,4 +52,4 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

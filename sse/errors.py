@@ -71,5 +71,8 @@ def _system_reason(error: Exception) -> str | None:
     unmade = (errno.ENOENT, errno.ENAMETOOLONG, errno.EEXIST)  # of a folder that cannot be made
     if isinstance(error, OSError) and error.errno in (*refused, *unmade):
         return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
-    # Libraries written in Rust and C++ pass the system's words on in errors of their own.
+    # Libraries written in Rust and C++ pass the system's words on in errors of their own; torch's
+    # writer names its own source file instead (a limit of the size of files, a quota).
+    if "inline_container.cc" in str(error):
+        return "a file could not be written in full"
     return next((text for text in map(os.strerror, full) if text in str(error)), None)

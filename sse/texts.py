@@ -169,12 +169,25 @@ def _parquet(source: str, column: str | None, keep: Sequence[str]) -> Iterator[R
     if column not in texts:
         raise UserError(f"{source}: '{column}' holds {schema.field(column).type}, expected a text")
     row = 0
-    for batch in file.iter_batches(4096, columns=list(dict.fromkeys([column, *keep]))):
-        for record in batch.to_pylist():
+    batches = file.iter_batches(4096, columns=list(dict.fromkeys([column, *keep])))
+    while (records := _next_records(batches, source, row)) is not None:
+        for record in records:
             if record[column] is None:
                 raise UserError(f"{source}, row {row}: '{column}' is null, expected a text")
             yield Row(record[column], f"{source}#{row}", {k: record[k] for k in keep})
             row += 1
+
+
+def _next_records(batches: Iterator[Any], source: str, row: int) -> list[dict[str, Any]] | None:
+    """The next rows of a parquet file, None at its end."""
+    import pyarrow as pa
+
+    try:
+        batch = next(batches, None)
+        return None if batch is None else batch.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{source}: damaged after row {row} ({reason})") from None
 
 
 def _value(record: dict[str, Any], column: str, where: str) -> Any:

@@ -110,10 +110,16 @@ class TextTokenizer:
     def _encode(self, texts: Sequence[str]) -> Ragged:
         """The ids of a few texts by Hugging Face's tokenizers."""
         try:
-            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except (UnicodeError, TypeError):  # lone surrogates are str, but no Unicode text
-            texts = [_valid(text) for text in texts]
-            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            try:
+                encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            except (UnicodeError, TypeError):  # lone surrogates are str, but no Unicode text
+                texts = [_valid(text) for text in texts]
+                encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            # Rust's own: what the tokenizer.json asks for cannot be done.
+            raise UserError(f"the tokenizer fails ({error}): give another one") from error
         offsets = _offsets([len(encoding) for encoding in encodings])
         ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
         return Ragged(np.fromiter(ids, np.int32, count=int(offsets[-1])), offsets)

@@ -169,3 +169,42 @@ def test_rows_are_read_one_by_one(tmp_path):
     assert [next(rows).where for _ in range(5000)][-1].endswith("t.txt:5000")
     with pytest.raises(UserError, match="line 5001"):
         next(rows)
+
+
+@pytest.mark.parametrize("kind", ["exact", "binary"])
+def test_no_flipped_bit_changes_a_result(model, tmp_path, kind):
+    path = tmp_path / "i"
+    build_index((Row(text, f"f:{n}") for n, text in enumerate(TEXTS[:40])), model, path, kind)
+    queries = sentences(5, words=4, seed=9)
+    expected = Index(path).search(queries, k=40)
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        flipped = bytearray(content)
+        flipped[generator.integers(len(content))] ^= 1 << generator.integers(8)
+        path.write_bytes(flipped)
+        try:
+            assert Index(path, model=model.folder).search(queries, k=40) == expected
+        except UserError as error:
+            refused += 1
+            assert "index" in str(error) and "\n" not in str(error)
+    assert refused > 40, "most bytes matter"
+
+
+def test_texts_of_an_index_cannot_command_the_terminal(model, tmp_path, capsys):
+    build_index([Row("red \x1b]0;owned\x07 circle\x9b2J", "f:1")], model, tmp_path / "i")
+    assert main(["search", str(tmp_path / "i"), "red", "--full"]) == 0
+    shown = capsys.readouterr().out
+    assert "red ?]0;owned? circle?2J" in shown and "\x1b" not in shown
+
+
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    import gzip
+
+    import sse.faults
+
+    monkeypatch.setattr(sse.faults, "MAX_LINE", 1000)
+    (tmp_path / "t.txt.gz").write_bytes(gzip.compress(b"fine\n" + b"x" * 100_000))
+    with pytest.raises(UserError, match=r"t.txt.gz, line 2: longer than 1,000 bytes"):
+        list(read_rows(str(tmp_path / "t.txt.gz")))

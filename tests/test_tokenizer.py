@@ -177,3 +177,12 @@ def test_no_heavy_package_is_imported():
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     for heavy in ("'torch'", "'transformers'", "'sentence_transformers'", "'datasets'"):
         assert heavy not in modules
+
+
+def test_a_tokenizer_that_cannot_do_what_it_is_asked_to_is_one_line(tmp_path):
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+
+    Tokenizer(WordPiece({"red": 0}, unk_token="[UNK]")).save(str(tmp_path / "t.json"))
+    with pytest.raises(UserError, match=r"the tokenizer fails \(.*UNK"):
+        load_tokenizer(str(tmp_path / "t.json")).encode(["blue"])
