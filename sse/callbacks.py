@@ -6,6 +6,7 @@ steps only, also on a signal, so that a resumed run is exact.
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import shutil
@@ -25,12 +26,10 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
 )
 
+from sse.distributed import everywhere, highest, rank
 from sse.errors import Stopped
 from sse.files import atomic_file
-
-# Seconds. A checkpoint holds the table and Adam's two moments (190 MB at 30522 x 512) and takes
-# about 0.5 s to write, under 2% of the time.
-CHECKPOINT_INTERVAL = 30.0
+from sse.resume import FACTS, LAST, PREVIOUS, facts
 
 
 class Throughput(Callback):
@@ -59,7 +58,7 @@ class Throughput(Callback):
         """Add a batch: from the end of the last one, so loading counts too."""
         now = time.perf_counter()
         assert self._last is not None
-        self.pairs += batch["pairs"] * trainer.world_size
+        self.pairs += batch["pairs"]
         self.seconds += now - self._last
         self._last = now
         if trainer.global_step % trainer.log_every_n_steps == 0:
@@ -100,17 +99,21 @@ class Progress(TQDMProgressBar):
 class WholeCheckpoints(TorchCheckpointIO):
     """Write checkpoints to a temporary name beside the file, then rename.
 
-    Lightning's own goes through the system's temporary folder, so that a file on another disk is
-    copied into place and can be torn.
+    What `last.ckpt` was becomes `previous.ckpt`, for the day when a disk returns other bytes than
+    it was given. Lightning's own goes through the system's temporary folder, so that a file on
+    another disk is copied into place and can be torn.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write `checkpoint`, whole or not at all; OSError where the disk is full."""
+        path = Path(path)
         try:
             with atomic_file(path) as temporary:
                 torch.save(checkpoint, temporary)
+                if path.name == LAST and path.exists():
+                    os.replace(path, path.with_name(PREVIOUS))
         except RuntimeError as error:  # torch's writer does not say what the system said
             free = shutil.disk_usage(Path(path).parent).free
             if free > sum(t.nbytes for t in checkpoint["state_dict"].values()):
@@ -119,54 +122,87 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class LastCheckpoint(Callback):
-    """Keep `last.ckpt`: every CHECKPOINT_INTERVAL, at the end, and on SIGINT or SIGTERM.
+    """Keep `last.ckpt`: every few seconds, at the end, and on SIGINT or SIGTERM.
 
-    A signal waits for the step in hand, so that the saved state is whole; a second one of the same
-    kind ends the process at once.
+    A signal waits for the batch in hand, so that the saved state is whole; a second one of the same
+    kind ends the process at once. With several processes a signal to one stops all at one step.
+
+    Args:
+        folder: where it goes.
+        seconds: time from one to the next; 0 for every step. A checkpoint holds the table and
+            Adam's two moments (190 MB at 30522 x 512).
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "last.ckpt"
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.path = folder / LAST
+        self.seconds = seconds
+        self.saves = 0
+        self.spent = 0.0  # seconds
         self._saved_at = 0.0
         self._step = 0
+        self._loop: dict[str, Any] | None = None
         self._signal = 0
         self._handlers: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Take over the signals, where that is allowed."""
+        """Remember who handles the signals, to give them back."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._on_signal)
+            self._handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._signal = number
         signal.signal(number, signal.SIG_DFL)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Start the interval."""
+        """Start the interval; take over the signals, where that is allowed.
+
+        Not before: Lightning's own handler, in place by now, talks to the other processes amid
+        whatever they do, and all would wait for ever.
+        """
+        for number in self._handlers:
+            signal.signal(number, self._on_signal)
         self._saved_at = time.monotonic()
         self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, step: int
     ) -> None:
-        """Save when it is time; half an accumulated gradient is no state to go on from."""
-        if trainer.global_step == self._step:
-            return
+        """Save when it is time, and stop when all know of a signal."""
+        stepped = trainer.global_step != self._step
         self._step = trainer.global_step
-        if self._signal or time.monotonic() - self._saved_at >= CHECKPOINT_INTERVAL:
+        if stepped and trainer.accumulate_grad_batches > 1:
+            self._loop = copy.deepcopy(trainer.fit_loop.state_dict())
+        late = time.monotonic() - self._saved_at >= self.seconds
+        number, due = highest([self._signal, int(late and rank() == 0)])
+        whole = stepped or self._loop is not None
+        if (due and stepped) or (number and whole):
             self.save(trainer)
-        if self._signal:
-            raise Stopped(self._signal, f"go on with --resume {self.path.parent.parent}")
+        if number:
+            raise everywhere(Stopped(number, f"go on with --resume {self.path.parent.parent}"))
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what a resumed run compares; amid an accumulation stand at the last whole step.
+
+        Until the next step the weights are that step's: only the count of batches has moved on.
+        """
+        checkpoint[FACTS] = facts()
+        if self._loop is not None:
+            checkpoint["loops"]["fit_loop"] = copy.deepcopy(self._loop)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Save the final state."""
+        self._loop = None
         self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt`, whole or not at all."""
+        start = time.monotonic()
         trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
+        self.spent += self._saved_at - start
+        self.saves += 1
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""
@@ -175,7 +211,9 @@ class LastCheckpoint(Callback):
         self._handlers = {}
 
 
-def callbacks(folder: Path, monitor: str | None, ema: float, progress: bool) -> list[Callback]:
+def callbacks(
+    folder: Path, monitor: str | None, ema: float, progress: bool, seconds: float = 30.0
+) -> list[Callback]:
     """The callbacks of every run.
 
     Args:
@@ -184,6 +222,7 @@ def callbacks(folder: Path, monitor: str | None, ema: float, progress: bool) -> 
         ema: decay of the exponential moving average of the weights; 0 for none. With it,
             evaluation, checkpoints' `state_dict` and the final model hold the averaged weights.
         progress: show the bar.
+        seconds: time from one `last.ckpt` to the next.
     """
     throughput = Throughput()
     found: list[Callback] = [throughput]
@@ -202,5 +241,5 @@ def callbacks(folder: Path, monitor: str | None, ema: float, progress: bool) -> 
                 enable_version_counter=False,
             )
         )
-    found.append(LastCheckpoint(folder))
+    found.append(LastCheckpoint(folder, seconds))
     return found

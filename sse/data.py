@@ -175,6 +175,18 @@ class SSEDataModule(L.LightningDataModule):
             seal_file(path)
         return load_tokenizer(str(path), max_tokens=options.max_tokens)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the data are, for a checkpoint: a resumed run must find the same."""
+        return {
+            "sets": {pairs.name: pairs.fingerprint for pairs in self.pairs},
+            "tokenizer": self.tokenizer.fingerprint,
+            "training pairs": sum(map(len, self.train_rows)),
+            "held-out pairs": sum(map(len, self.heldout_rows)),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to load: `sse.resume` compares."""
+
     def heldout_pairs(self) -> tuple[list[str], list[str]]:
         """Anchors and positives of the held-out pairs, as text."""
         anchors, positives = [], []
@@ -219,12 +231,13 @@ class SSEDataModule(L.LightningDataModule):
         """The current epoch's batches, from the step at which a resumed run stands."""
         trainer = self.trainer
         assert trainer is not None
-        rank, world = trainer.global_rank, trainer.world_size
-        plan = self.plan(trainer.current_epoch, world)
-        # Elsewhere than in a resumed epoch the counter still holds the last epoch's end.
+        plan = self.plan(trainer.current_epoch, trainer.world_size)
+        # Elsewhere than in a resumed epoch the counter still holds the last epoch's end; so it does
+        # after a checkpoint at an epoch's last batch, which Lightning follows with the next epoch.
         loop = trainer.fit_loop.epoch_loop
-        start = loop.batch_progress.current.ready if loop.restarting else 0
-        batches = PairBatches(self.sets, plan, rank, world, mask=not self.hparams.unique_texts)
+        progress = loop.batch_progress
+        start = progress.current.ready if loop.restarting and not progress.is_last_batch else 0
+        batches = PairBatches(self.sets, plan, mask=not self.hparams.unique_texts)
         return DataLoader(
             batches,
             batch_size=None,
@@ -244,25 +257,23 @@ class SSEDataModule(L.LightningDataModule):
 
 
 class PairBatches(Dataset[Features]):
-    """Item t is batch t of the plan, gathered into one bag of token ids."""
+    """Item t is batch t of the plan, gathered into one bag of token ids.
+
+    Of several processes each gets all of it: it pools every pair, over its share of the columns.
+    """
 
     def __init__(
         self,
         sets: list[TokenizedSet],
         plan: list[Batch],
-        rank: int = 0,
-        world: int = 1,
         mask: bool = False,
         columns: int | None = None,
     ) -> None:
-        self.sets, self.plan, self.rank, self.world = sets, plan, rank, world
-        self.mask, self.columns = mask, columns
+        self.sets, self.plan, self.mask, self.columns = sets, plan, mask, columns
 
     def __getitem__(self, step: int) -> Features:
         """`ids` (N,) and `offsets` (columns * B + 1,) of anchors, positives, negatives in turn."""
         number, rows = self.plan[step]
-        # Every process gets equally many rows, or the slowest would hold the others up.
-        rows = rows[self.rank : len(rows) // self.world * self.world : self.world]
         tokens = self.sets[number].tokens[: self.columns]
         bag = concatenate([column.take(rows) for column in tokens])
         features: Features = {

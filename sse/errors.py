@@ -24,6 +24,21 @@ class Stopped(Exception):
         self.exit_code = 128 + number
 
 
+class LostProcess(Stopped):
+    """Another process of the run is gone, so this one cannot go on.
+
+    Args:
+        rank: this process's number.
+    """
+
+    exit_code = 1
+
+    def __init__(self, rank: int) -> None:
+        Exception.__init__(
+            self, f"process {rank} ends: another process of the run is gone; go on with --resume"
+        )
+
+
 class UserError(ValueError):
     """Bad input. The message is one line: the value, where it came from, the way out."""
 

@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from sse.data import PairBatches
 from sse.loss import matryoshka_loss
 from sse.sweep import Trial
-from sse.training import TrainCLI, make_cli, world_size
+from sse.training import TrainCLI, make_cli
 
 TIMED = 4  # steps, after one that is not
 REST = 8.0  # seconds a trial needs beside training, while none has been measured
@@ -65,7 +65,7 @@ def _step_seconds(cli: TrainCLI) -> float:
     try:
         module.build(data.tokenizer)
         optimizer = AdamW(module.model.parameters(), lr=0.1, fused=True)
-        batches = PairBatches(data.sets, data.plan(0, world_size(cli.config)))
+        batches = PairBatches(data.sets, data.plan(0))
         seconds = []
         for step in range(TIMED + 1):
             start = time.perf_counter()

@@ -88,8 +88,12 @@ class SSE(InputModule):
         weight = self.embedding.weight
         if (gate := self.norm.fused()) is not None:
             return bag_dyt(weight, ids, offsets, *gate, table_grad=self.table_grad)
-        pooled: Tensor = self.norm(bag_mean(weight, ids, offsets, table_grad=self.table_grad))
+        pooled: Tensor = self.norm(self.mean(ids, offsets))
         return pooled
+
+    def mean(self, ids: Tensor, offsets: Tensor) -> Tensor:
+        """Mean rows of the table, before the norm: (B, D)."""
+        return bag_mean(self.embedding.weight, ids, offsets, table_grad=self.table_grad)
 
     def preprocess(
         self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any

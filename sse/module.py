@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from sse.distributed import everywhere, from_first, rank, total, world
 from sse.errors import UserError
 from sse.loss import check_dims, check_smoothing, matryoshka_loss
 from sse.model import SSE
 from sse.norms import check_norm
+from sse.column_parallel import Shards
 from sse.tokenizer import TextTokenizer
 
 PUBLISHED_DIMS = (512, 256, 128, 64, 32)
@@ -37,6 +40,7 @@ class SSEModule(L.LightningModule):
         scale: inverse temperature of the cosine.
         symmetric: also train document -> query.
         label_smoothing: share of the target spread evenly over a batch's candidates, 0 to below 1.
+        gather: with several processes, take the documents of all as negatives; false: one's own.
         lr: peak learning rate. A static table wants 0.1; the usual 5e-5 barely trains it.
         norm_lr: peak learning rate of the norm's own parameters; null for the table's.
         schedule: `cosine`, `linear` or `constant` after the warmup.
@@ -58,6 +62,7 @@ class SSEModule(L.LightningModule):
         scale: float = 20.0,
         symmetric: bool = False,
         label_smoothing: float = 0.0,
+        gather: bool = True,
         lr: float = 0.1,
         norm_lr: float | None = None,
         schedule: str = "cosine",
@@ -84,6 +89,7 @@ class SSEModule(L.LightningModule):
         if not 0 <= warmup <= 1:
             raise UserError(f"warmup is {warmup} (--model.warmup): give a share from 0 to 1")
         self._heldout: list[Tensor] = []
+        self.shards: Shards | None = None
 
     def build(self, tokenizer: TextTokenizer) -> None:
         """Make the table once the vocabulary is known."""
@@ -102,40 +108,114 @@ class SSEModule(L.LightningModule):
             options.seed,
         )
 
+    def shard(self) -> None:
+        """With several processes: keep this one's columns of the model, until `whole`."""
+        if world() > 1:
+            self.shards = Shards(self.model)
+
+    def whole(self) -> None:
+        """Have the whole model on every process again."""
+        if self.shards:
+            self.shards.undo()
+            self.shards = None
+
+    def pool(self, batch: dict[str, Any]) -> Tensor:
+        """Vectors of a bag, (n, D)."""
+        if self.shards:
+            return self.shards.pool(batch["ids"], batch["offsets"])
+        return self.model.pool(batch["ids"], batch["offsets"])
+
     def training_step(self, batch: dict[str, Any], step: int) -> Tensor:
-        """Anchors, positives and negatives pooled as one bag, then the loss."""
+        """Anchors, positives and negatives pooled as one bag, then the loss of the own queries."""
         pairs: int = batch["pairs"]
-        vectors = self.model.pool(batch["ids"], batch["offsets"])
+        vectors = self.pool(batch)
         # Logits in float32 under any precision: 20 * cosine in bfloat16 has steps of 0.125.
         with torch.autocast(vectors.device.type, enabled=False):
-            vectors = vectors.float()
-            loss = matryoshka_loss(
-                vectors[:pairs],
-                vectors[pairs:],
-                self.dims,
-                self.weights,
-                self.hparams.scale,
-                self.hparams.symmetric,
-                _text_ids(batch),
-                label_smoothing=self.hparams.label_smoothing,
-            )
-        self._check_finite(loss)
-        self.log("train/loss", loss, batch_size=pairs)
+            vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+            columns = vectors.unflatten(0, (-1, pairs))  # (columns, B, D)
+            loss = self._loss(columns, batch.get("text_ids"), own_rows(pairs, rank(), world()))
+        self._report(loss, pairs)
         return loss
 
-    def _check_finite(self, loss: Tensor) -> None:
-        """Stop at the first NaN. On a GPU only where a value is fetched anyway: it would wait."""
+    def _loss(self, columns: Tensor, text_ids: Tensor | None, own: slice) -> Tensor:
+        """The own queries' part of the batch's mean loss: its sum over all processes is the loss.
+
+        Args:
+            columns: (columns, P, D) anchors, positives, negatives of all pairs.
+            text_ids: (columns, P), where texts may repeat.
+            own: this process's pairs.
+        """
+        share = (own.stop - own.start) / columns.shape[1]
+        if not self.hparams.gather:
+            columns = columns[:, own]
+            text_ids = None if text_ids is None else text_ids[:, own]
+            own = slice(0, columns.shape[1])
+        queries, documents = columns[0], columns[1:].flatten(0, 1)
+        ids = None if text_ids is None else (text_ids[0], text_ids[1:].flatten())
+        part = functools.partial(
+            matryoshka_loss,
+            dims=self.dims,
+            weights=self.weights,
+            scale=self.hparams.scale,
+            label_smoothing=self.hparams.label_smoothing,
+        )
+        both = self.hparams.symmetric
+        if own.stop - own.start == len(queries):
+            return share * part(queries, documents, symmetric=both, text_ids=ids)
+        loss = part(queries[own], documents, text_ids=ids, first=own.start)
+        if both:
+            back = None if text_ids is None else (text_ids[1], text_ids[0])
+            loss = loss + part(columns[1, own], queries, text_ids=back, first=own.start)
+            loss = loss / 2
+        return share * loss
+
+    def _report(self, loss: Tensor, pairs: int) -> None:
+        """Log the batch's loss over all processes and stop at the first NaN.
+
+        On a GPU only where a value is fetched anyway: it would wait.
+        """
+        loss = total(loss.detach())
+        self.log("train/loss", loss, batch_size=pairs)
         every = 1 if loss.device.type == "cpu" else self.trainer.log_every_n_steps
         if self.global_step % every == 0 and not math.isfinite(loss.item()):
             where = f"step {self.global_step}, epoch {self.current_epoch}"
-            raise UserError(
-                f"the loss is {loss.item()} at {where}: "
-                f"lower --model.lr ({self.hparams.lr}) or --model.scale ({self.hparams.scale})"
+            raise everywhere(
+                UserError(
+                    f"the loss is {loss.item()} at {where}: "
+                    f"lower --model.lr ({self.hparams.lr}) or --model.scale ({self.hparams.scale})"
+                )
             )
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Bring together the gradients that one process alone does not have."""
+        if self.shards:
+            self.shards.reduce()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm over all processes' columns."""
+        if self.shards and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            self.shards.clip(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checkpoints hold the whole table."""
+        if self.shards:
+            self.shards.whole_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A process takes its columns."""
+        if self.shards:
+            self.shards.own_checkpoint(checkpoint)
 
     def validation_step(self, batch: dict[str, Any], step: int) -> None:
         """Collect the held-out pairs' vectors."""
-        self._heldout.append(self.model.pool(batch["ids"], batch["offsets"]).float().cpu())
+        self._heldout.append(self.pool(batch).float().cpu())
 
     def on_validation_epoch_end(self) -> None:
         """nDCG@10 of each held-out anchor's own positive among all held-out positives."""
@@ -144,8 +224,12 @@ class SSEModule(L.LightningModule):
         halves = [vectors.chunk(2) for vectors in self._heldout]
         self._heldout = []
         anchors, positives = (torch.cat(side) for side in zip(*halves, strict=True))
-        for dim in (self.dims[0], self.dims[-1]):
-            self.log(f"val/ndcg@10_{dim}d", own_positive_ndcg(anchors[:, :dim], positives[:, :dim]))
+        dims = (self.dims[0], self.dims[-1])
+        values = from_first(
+            lambda: [own_positive_ndcg(anchors[:, :d], positives[:, :d]) for d in dims]
+        )
+        for dim, value in zip(dims, values, strict=True):
+            self.log(f"val/ndcg@10_{dim}d", value)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Fused Adam and a schedule by step."""
@@ -196,12 +280,9 @@ def own_positive_ndcg(anchors: Tensor, positives: Tensor) -> float:
     return float(np.mean(gain.numpy()))
 
 
-def _text_ids(batch: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """Ids of the queries' and the documents' texts, where the batch brings them."""
-    if "text_ids" not in batch:
-        return None
-    text_ids: Tensor = batch["text_ids"]  # (columns, B)
-    return text_ids[0], text_ids[1:].flatten()
+def own_rows(pairs: int, rank: int, world: int) -> slice:
+    """The queries of a batch that a process answers for; parts differ by one at most."""
+    return slice(pairs * rank // world, pairs * (rank + 1) // world)
 
 
 def _weights(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
 import sys
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from sse.distributed import world
 from sse.errors import UserError
 
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+FACTS = "run"  # the checkpoint's key for `facts`
+
 # Options that may differ between a run and its continuation.
-FREE = ("config", "out", "resume")
+FREE = ("config", "out", "resume", "checkpoint_minutes")
 
 
 def arguments_of(args: Sequence[str] | None) -> list[str]:
@@ -49,20 +56,92 @@ def check_resumed(parser: ArgumentParser, config: Namespace) -> None:
         )
 
 
-def find_checkpoint(folder: str) -> str | None:
-    """Path of the run's last checkpoint, checked to be whole; None if it has none yet."""
-    path = Path(folder) / "checkpoints" / "last.ckpt"
-    if not path.exists():
-        return None
+def find_checkpoint(folder: str, say: Callable[[str], None] = print) -> str | None:
+    """Path of the run's newest whole checkpoint; None if it has none yet.
+
+    Raises:
+        UserError: there are checkpoints, and none is whole.
+    """
+    faults: list[tuple[Path, str]] = []
+    for name in (LAST, PREVIOUS):
+        path = Path(folder) / "checkpoints" / name
+        if path.exists():
+            fault = _fault(path)
+            if fault is None:
+                for passed, why in faults:
+                    say(f"{passed} is no whole checkpoint ({why}): going on from {path.name}")
+                return str(path)
+            faults.append((path, fault))
+    if faults:
+        found = "; ".join(f"{path.name}: {why}" for path, why in faults)
+        raise UserError(
+            f"{faults[0][0]} is no whole checkpoint, nor is any before it ({found}): "
+            f"remove {folder} and start it again"
+        )
+    return None
+
+
+def check_checkpoint(path: str, data: dict[str, Any], say: Callable[[str], None] = print) -> None:
+    """Compare what a checkpoint was made of with what there is now.
+
+    Args:
+        path: the checkpoint.
+        data: `SSEDataModule.state_dict()` of this run.
+        say: told of other versions, with which a continuation may differ in rounding.
+
+    Raises:
+        UserError: other data, or another number of processes.
+    """
+    state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    differ = _differing(state.get("SSEDataModule", {}), data)
+    if differ:
+        raise UserError(
+            f"--resume with other data than {path} was trained on ({'; '.join(differ)}): restore "
+            "them, or start a new run with --out"
+        )
+    then, now = state.get(FACTS, {}), facts()
+    if then and then["processes"] != now["processes"]:
+        raise UserError(
+            f"--resume with {now['processes']} processes of a run of {then['processes']}: its "
+            f"batches are as many times data.batch_size, so start {then['processes']} again"
+        )
+    differ = _differing(then, now)
+    if differ:
+        say(f"resuming elsewhere ({'; '.join(differ)}): what follows may differ in rounding")
+
+
+def facts() -> dict[str, str | int]:
+    """What decides the last bit of a result, besides options and data."""
+    names = ("stable-static-embedding", "torch", "lightning", "numpy")
+    found: dict[str, str | int] = {name: importlib.metadata.version(name) for name in names}
+    return found | {
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "processes": world(),
+    }
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None for a whole one.
+
+    torch.load does not compare the checksums that torch.save writes, so flipped bits would pass.
+    """
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            return f"{damaged} is damaged"
         state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
         state["state_dict"], state["optimizer_states"]
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"{path} is no whole checkpoint ({reason[:120]}): remove {folder} and start it again"
-        ) from error
-    return str(path)
+        return str(error).strip().split("\n")[0][:120] or type(error).__name__
+    return None
+
+
+def _differing(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`name: then -> now` of what differs; what an older checkpoint does not know is left out."""
+    return [f"{key}: {then[key]} -> {now.get(key)}" for key in then if then[key] != now.get(key)]
 
 
 def _config(folder: str) -> Path:

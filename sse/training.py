@@ -1,7 +1,7 @@
 """`main`: train, evaluate, export. The options are `SSEModule`'s and `SSEDataModule`'s signature.
 
 DIR/config.yaml     every option, enough to run it again
-DIR/checkpoints/    last.ckpt (resume from it), best.ckpt
+DIR/checkpoints/    last.ckpt (resume from it), previous.ckpt (the one before), best.ckpt
 DIR/tensorboard/    logs; DIR/logs/metrics.csv the same as a table
 DIR/diagnostics.parquet  does the gate saturate? See sse.diagnostics
 DIR/metrics.json    quality of the trained model, the untrained one and BM25; speed; versions
@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
-import os
 import platform
 import time
 import warnings
@@ -30,9 +29,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from sse_kernels.allocator import keep_freed_memory
 
-from sse import evaluation
+from sse import distributed, evaluation
 from sse.beir import Collection, load_beir, pairs_collection
-from sse.callbacks import Throughput, WholeCheckpoints, callbacks
+from sse.callbacks import LastCheckpoint, Throughput, WholeCheckpoints, callbacks
 from sse.data import SSEDataModule
 from sse.errors import UserError, one_line
 from sse.files import atomic_file, write_json
@@ -42,7 +41,7 @@ from sse.nanobeir import load_nanobeir
 from sse.portable import export
 from sse.probe import Diagnostics
 from sse.report import format_table, write_report
-from sse.resume import arguments_of, check_resumed, find_checkpoint
+from sse.resume import arguments_of, check_checkpoint, check_resumed, find_checkpoint
 from sse.sampler import Batch
 
 # With max_epochs unset a run gets as many epochs as give about this many steps, within bounds.
@@ -92,6 +91,12 @@ class TrainCLI(LightningCLI):
             "--ema", type=float, default=0.0, help="decay of the weights' moving average; 0: none"
         )
         parser.add_argument(
+            "--checkpoint_minutes",
+            type=float,
+            default=0.5,
+            help="from one last.ckpt to the next; 0: every step",
+        )
+        parser.add_argument(
             "--diagnostics",
             type=int,
             default=125,
@@ -110,25 +115,35 @@ class TrainCLI(LightningCLI):
         if self.config.resume:
             check_resumed(parser, self.config)
 
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Build the data first: epochs and evaluation intervals depend on them."""
+    def prepare(self) -> None:
+        """Join the other processes, read what to evaluate on, build data and model."""
         config = self.config
-        if not 0 <= config.ema < 1:
-            raise UserError(f"--ema {config.ema}: give a decay from 0 (none) to below 1, as 0.999")
-        if config.diagnostics < 0:
-            raise UserError(f"--diagnostics {config.diagnostics}: give a number of steps, or 0")
-        self.folder = folder = run_folder(config)
-        # Read what to evaluate on before training: a typing error must not cost the training.
-        self.collections = [self._collection(path) for path in config.eval.beir]
-        if config.eval.nanobeir:
-            self.collections += load_nanobeir(config.eval.nanobeir)
-        say(f"run: {folder}")
+        check_options(config)
+        distributed.join(cuda=config.trainer.accelerator != "cpu" and torch.cuda.is_available())
+        self.folder = distributed.from_first(lambda: run_folder(config))
+        say(f"run: {self.folder}")
         if keep_freed_memory():
             say("allocator: glibc keeps freed memory (mallopt), which speeds up CPU training")
-        self.datamodule.build(say, self.shared)
+        # Read what to evaluate on before training: a typing error must not cost the training.
+        self.collections: list[Collection] = []
+        distributed.agree(self.read_collections)
+        distributed.in_turn(lambda: self.datamodule.build(say, self.shared))
         self.model.build(self.datamodule.tokenizer)
-        trainer = config.trainer
-        steps, epochs = self.length()
+        distributed.agree(self.model.shard)
+
+    def read_collections(self) -> None:
+        """The collections asked for; only the first process evaluates."""
+        config = self.config.eval
+        if distributed.rank() == 0:
+            self.collections = [self._collection(path) for path in config.beir]
+            if config.nanobeir:
+                self.collections += load_nanobeir(config.nanobeir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the data first: epochs and evaluation intervals depend on them."""
+        self.prepare()
+        config, folder, trainer = self.config, self.folder, self.config.trainer
+        steps, epochs = distributed.agree(self.length)
         if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
             kwargs["max_epochs"] = epochs
             say(
@@ -143,8 +158,11 @@ class TrainCLI(LightningCLI):
             kwargs["limit_val_batches"] = 0
         monitor = f"val/ndcg@10_{self.model.dims[0]}d" if heldout else None
         bar = trainer.enable_progress_bar is not False
-        ours = callbacks(folder / "checkpoints", monitor, config.ema, bar)
-        if config.diagnostics:  # first: it measures before the others save or average
+        seconds = 60 * config.checkpoint_minutes
+        ours = callbacks(folder / "checkpoints", monitor, config.ema, bar, seconds)
+        if config.diagnostics and distributed.world() > 1:
+            say("diagnostics: none, as each process has a part of the model only")
+        elif config.diagnostics:  # first: it measures before the others save or average
             ours.insert(0, Diagnostics(folder / "diagnostics.parquet", config.diagnostics))
         kwargs["callbacks"] = [*ours, *(self.config_init.trainer.callbacks or [])]
         if trainer.logger is None:
@@ -153,15 +171,20 @@ class TrainCLI(LightningCLI):
                 CSVLogger(folder, "logs", version=log_version(folder)),
             ]
         kwargs["plugins"] = [WholeCheckpoints(), *(self.config_init.trainer.plugins or [])]
+        found = distributed.environment()
+        kwargs["strategy"] = distributed.Processes(found) if found else "auto"
         try:
-            return super().instantiate_trainer(default_root_dir=folder, **kwargs)
+            made = super().instantiate_trainer(default_root_dir=folder, **kwargs)
         except MisconfigurationException as error:
-            raise UserError(f"{error} (an option of --trainer)") from error
+            raise distributed.everywhere(UserError(f"{error} (an option of --trainer)")) from error
+        if made.world_size != distributed.world():
+            raise distributed.everywhere(not_started(made.world_size, distributed.world()))
+        return made
 
     def length(self) -> tuple[int, int]:
         """Batches of the first epoch, and epochs; the data must have been built."""
         trainer = self.config.trainer
-        steps = len(self.datamodule.plan(0, world_size(self.config)))
+        steps = len(self.datamodule.plan(0, distributed.world()))
         if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
             wanted = STEPS_WANTED * trainer.accumulate_grad_batches
             return steps, min(MOST_EPOCHS, max(1, round(wanted / steps)))
@@ -185,17 +208,18 @@ def main(args: Sequence[str] | None = None, shared: dict[str, Any] | None = None
     """
     start = time.perf_counter()
     cli = make_cli(TrainCLI, args, shared)
-    checkpoint = find_checkpoint(cli.config.resume) if cli.config.resume else None
-    if cli.config.resume and not checkpoint:
-        say("no checkpoint yet: starting from the first step, which gives the same run")
-    with atomic_file(cli.folder / "config.yaml") as temporary:
-        # Without its place: a run may be moved, and its configuration used for another.
-        recipe = cli.config.clone()
-        recipe.out = recipe.resume = None
-        temporary.write_text(cli.parser.dump(recipe, skip_link_targets=True), "utf-8")
+    checkpoint = distributed.from_first(lambda: resume_from(cli)) if cli.config.resume else None
+    if distributed.rank() == 0:
+        with atomic_file(cli.folder / "config.yaml") as temporary:
+            # Without its place: a run may be moved, and its configuration used for another.
+            recipe = cli.config.clone()
+            recipe.out = recipe.resume = None
+            temporary.write_text(cli.parser.dump(recipe, skip_link_targets=True), "utf-8")
     ready = time.perf_counter()
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     trained = time.perf_counter()
+    cli.model.whole()
+    distributed.leave()
     if not cli.trainer.is_global_zero:
         return {}
     facts = finish(cli, trained - ready)
@@ -206,6 +230,16 @@ def main(args: Sequence[str] | None = None, shared: dict[str, Any] | None = None
     }
     write_json(cli.folder / "metrics.json", facts)
     return facts
+
+
+def resume_from(cli: TrainCLI) -> str | None:
+    """The checkpoint to go on from, checked; None to start from the first step."""
+    checkpoint = find_checkpoint(cli.config.resume, say)
+    if checkpoint:
+        check_checkpoint(checkpoint, cli.datamodule.state_dict(), say)
+    else:
+        say("no checkpoint yet: starting from the first step, which gives the same run")
+    return checkpoint
 
 
 def make_cli(
@@ -240,7 +274,11 @@ def finish(cli: TrainCLI, seconds: float) -> dict[str, Any]:
     """Evaluate, beside the untrained model and BM25 where asked, and export; the facts."""
     module, data, folder = cli.model, cli.datamodule, cli.folder
     throughput = next(c for c in cli.trainer.callbacks if isinstance(c, Throughput))
-    say(f"trained in {seconds:.1f} s, {throughput.rate:,.0f} pairs/s")
+    last = next(c for c in cli.trainer.callbacks if isinstance(c, LastCheckpoint))
+    say(
+        f"trained in {seconds:.1f} s, {throughput.rate:,.0f} pairs/s; "
+        f"{last.saves} checkpoint{'s' * (last.saves > 1)} in {last.spent:.1f} s"
+    )
     model = SSEModel(modules=[module.model.float().cpu()], device="cpu")
     anchors, positives = data.heldout_pairs()
     heldout = [pairs_collection("held-out pairs", anchors, positives)] if anchors else []
@@ -338,12 +376,34 @@ def log_version(folder: Path) -> str:
     return f"resumed-{1 + sum(1 for _ in logs.glob('resumed-*'))}"
 
 
-def world_size(config: Namespace) -> int:
-    """Processes of this run: torchrun's, or devices x nodes."""
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    devices = config.trainer.devices
-    return (int(devices) if str(devices).isdigit() else 1) * config.trainer.num_nodes
+def check_options(config: Namespace) -> None:
+    """Refuse what cannot be trained, before anything is read."""
+    if not 0 <= config.ema < 1:
+        raise UserError(f"--ema {config.ema}: give a decay from 0 (none) to below 1, as 0.999")
+    if config.diagnostics < 0:
+        raise UserError(f"--diagnostics {config.diagnostics}: give a number of steps, or 0")
+    if config.checkpoint_minutes < 0:
+        raise UserError(f"--checkpoint_minutes {config.checkpoint_minutes}: give at least 0")
+    trainer, found = config.trainer, distributed.environment()
+    if trainer.strategy not in ("auto", "ddp"):
+        raise UserError(f"--trainer.strategy {trainer.strategy}: give ddp, or leave it away")
+    started = found.world_size() if found else 1
+    if str(trainer.devices).isdigit() and int(trainer.devices) * trainer.num_nodes != started:
+        raise not_started(int(trainer.devices) * trainer.num_nodes, started)
+    if found and str(trainer.precision) in ("16", "16-mixed"):
+        raise UserError(
+            f"--trainer.precision {trainer.precision} with several processes: each would scale its "
+            "loss differently, give bf16-mixed"
+        )
+
+
+def not_started(wanted: int, started: int) -> UserError:
+    """Devices and processes do not match."""
+    return UserError(
+        f"--trainer.devices x --trainer.num_nodes is {wanted}, but {started} "
+        f"process{'es were' if started > 1 else ' was'} started: start as many, as with torchrun "
+        f"--nproc_per_node {wanted} experiments/train.py --trainer.devices {wanted}"
+    )
 
 
 def versions() -> dict[str, str]:
@@ -358,8 +418,9 @@ def versions() -> dict[str, str]:
 
 
 def say(line: str) -> None:
-    """Print a line of the run's account, at once."""
-    print(line, flush=True)  # noqa: T201, the account is the program's output
+    """Print a line of the run's account, at once; the first process does."""
+    if distributed.rank() == 0:
+        print(line, flush=True)  # noqa: T201, the account is the program's output
 
 
 def quiet() -> None:
@@ -373,8 +434,9 @@ def quiet() -> None:
         ".*callbacks used to create the checkpoint.*",
         ".*LeafSpec.*",
         ".*smaller than the logging interval.*",
+        ".*sync_dist=True.*",  # the value is the first process's already
     ):
         warnings.filterwarnings("ignore", text)
 
 
-run = one_line(main)
+run = one_line(distributed.one_voice(main))

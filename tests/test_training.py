@@ -1,19 +1,13 @@
-"""`python experiments/train.py` keeps its contracts: files, resuming, one-line errors."""
+"""`python experiments/train.py` keeps its contracts: files, options, one-line errors."""
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import sentences
 from sentence_transformers import SentenceTransformer
+from training_runs import make_options, same, weights
 
 import sse
 from sse.errors import UserError
@@ -22,42 +16,10 @@ from sse.module import own_positive_ndcg
 from sse.norms import NORMS
 from sse.training import main
 
-TRAIN = Path(__file__).parents[1] / "experiments" / "train.py"
-
-
-@pytest.fixture(scope="session")
-def pairs(tmp_path_factory):
-    """400 pairs: a pseudo-sentence, and its words in another order."""
-    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    with open(path, "w", encoding="utf-8") as file:
-        for text in sentences(400, seed=5):
-            words = text.split()
-            row = {"anchor": " ".join(words[:3] + words[-1:]), "positive": " ".join(words[::-1])}
-            file.write(json.dumps(row) + "\n")
-    return path
-
 
 @pytest.fixture
-def options(pairs, tmp_path):
-    """A run of a few seconds."""
-    return [
-        f"--data.paths={pairs}",
-        f"--data.cache={tmp_path / 'cache'}",
-        "--data.vocab_size=600",
-        "--data.batch_size=32",
-        "--model.dim=32",
-        "--trainer.max_epochs=2",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.accelerator=cpu",
-    ]
-
-
-def weights(folder):
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def options(tmp_path):
+    return make_options(tmp_path)
 
 
 def test_a_run_writes_what_it_promises_and_learns(options, tmp_path):
@@ -96,75 +58,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(options, tmp_
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
-@pytest.mark.parametrize(
-    ("step", "extra"),
-    [
-        (17, []),  # in mid-epoch
-        (10, ["--data.num_workers=2"]),  # at the end of one
-        (17, ["--ema=0.9", "--trainer.accumulate_grad_batches=2"]),  # half an accumulation is lost
-    ],
-)
-def test_a_killed_run_resumes_bitwise(options, tmp_path, step, extra):
-    """SIGKILL, then --resume: the weights of the undisturbed run."""
-    slow = [*options, *extra, "--trainer.max_epochs=3"]
-    main([*slow, f"--out={tmp_path / 'whole'}"])
-    code = (
-        "import os, signal, sys, sse.callbacks\n"
-        "sse.callbacks.CHECKPOINT_INTERVAL = 0\n"
-        "old = sse.callbacks.Throughput.on_train_batch_end\n"
-        "def die(self, trainer, *rest):\n"
-        "    old(self, trainer, *rest)\n"
-        f"    if trainer.fit_loop.epoch_loop.total_batch_idx == {step}:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sse.callbacks.Throughput.on_train_batch_end = die\n"
-        "from sse.training import main\n"
-        "main(sys.argv[1:])\n"
-    )
-    broken = [*slow, f"--out={tmp_path / 'broken'}"]
-    done = subprocess.run([sys.executable, "-c", code, *broken], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (tmp_path / "broken" / "metrics.json").exists()
-    facts = main([*options, *extra, "--trainer.max_epochs=3", f"--resume={tmp_path / 'broken'}"])
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
-    assert facts["steps"] == json.loads((tmp_path / "whole" / "metrics.json").read_text())["steps"]
-
-
-def test_resuming_with_another_option_says_which(options, tmp_path):
-    main([*options, f"--out={tmp_path / 'run'}"])
-    with pytest.raises(UserError, match="model.lr: 0.1 -> 0.2"):
-        main([*options, f"--resume={tmp_path / 'run'}", "--model.lr=0.2"])
-    with pytest.raises(UserError, match="no config.yaml"):
-        main(["--resume", str(tmp_path / "elsewhere")])
-
-
-def test_a_run_may_be_moved_and_resumed_even_before_its_first_checkpoint(options, tmp_path):
-    main([*options, f"--out={tmp_path / 'run'}"])
-    expected = weights(tmp_path / "run")
-    (tmp_path / "run").rename(tmp_path / "moved")
-    assert main(["--resume", str(tmp_path / "moved")])["steps"] == 22
-    log = (tmp_path / "moved" / "logs" / "metrics.csv").read_text()
-    assert log.count("\n") > 2, "the first run's log stays"
-    (tmp_path / "moved" / "checkpoints" / "last.ckpt").unlink()
-    main(["--resume", str(tmp_path / "moved")])
-    assert same(weights(tmp_path / "moved"), expected)
-    recipe = tmp_path / "moved" / "config.yaml"
-    main(["--config", str(recipe), f"--out={tmp_path / 'again'}"])
-    assert same(weights(tmp_path / "again"), expected)
-
-
 def test_a_failed_run_does_not_block_its_folder(options, tmp_path):
     out = f"--out={tmp_path / 'run'}"
     with pytest.raises(UserError, match="loss is"):
         main([*options, out, "--model.lr=1e38", "--model.norm=none", "--eval.times=0"])
     assert main([*options, out])["steps"] == 22
-
-
-def test_a_torn_checkpoint_is_one_clear_line(options, tmp_path):
-    main([*options, f"--out={tmp_path / 'run'}"])
-    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match="no whole checkpoint"):
-        main(["--resume", str(tmp_path / "run")])
 
 
 @pytest.mark.parametrize("norm", [name for name in NORMS if name != "dyt"])
@@ -201,6 +99,7 @@ def test_repeated_texts_are_masked_where_the_sampler_allows_them(options, tmp_pa
         (["--model.dim=many"], "model.dim"),
         (["--model.dimm=64"], "dimm"),
         (["--model.matryoshka_dims=[64]"], "no prefix of 32"),
+        (["--model.label_smoothing=1"], "label_smoothing"),
         (["--data.paths=[missing.jsonl]"], "missing.jsonl"),
         (["--data.batch_size=4096"], "--data.batch_size"),
         (["--data.batch_size=1"], "at least 2"),
@@ -214,7 +113,6 @@ def test_repeated_texts_are_masked_where_the_sampler_allows_them(options, tmp_pa
         (["--model.schedule=step"], "'step'"),
         (["--eval.beir=[nowhere]"], "nowhere"),
         (["--model.matryoshka_dims=[32,8]", "--model.matryoshka_weights=[1]"], "weights"),
-        (["--model.label_smoothing=1"], "label_smoothing"),
     ],
 )
 def test_bad_options_are_one_clear_line_and_leave_no_run(
@@ -263,27 +161,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(options, tmp_path
     with pytest.raises(UserError, match=r"loss is (nan|inf) at step \d+.*--model.lr"):
         main([*options, f"--out={tmp_path / 'run'}", "--model.lr=1e38", "--model.norm=none"])
     assert not (tmp_path / "run" / "model").exists()
-
-
-def test_ctrl_c_ends_in_one_line_and_can_be_resumed(options, tmp_path):
-    out = tmp_path / "run"
-    command = [sys.executable, str(TRAIN), *options, f"--out={out}", "--trainer.max_epochs=2000"]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        csv = out / "logs" / "metrics.csv"
-        deadline = time.monotonic() + 120
-        while not csv.exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert (
-        errors.strip().split("\n")[-1].startswith("error: stopped by SIGINT: go on with --resume")
-    )
-    assert not (out / "model").exists()
-    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 0
 
 
 def test_held_out_pairs_depend_on_their_text_alone_and_never_train():
