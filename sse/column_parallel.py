@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from sse.distributed import rank, total, world
 from sse.errors import UserError
 from sse.model import SSE
-from sse.norms import Gate, NoNorm
+from sse.norms import Gain, Gate, NoNorm
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -49,7 +49,7 @@ class Shards:
             )
         self.model, self.prefix = model, prefix
         self.names = ["embedding.weight"]
-        self.by_column = isinstance(model.norm, (Gate, NoNorm))
+        self.by_column = isinstance(model.norm, (Gate, Gain, NoNorm))
         if self.by_column:
             # A scalar that all columns share stays on every process.
             vectors = ((n, p) for n, p in model.norm.named_parameters() if p.dim())

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from sse.column_parallel import Shards
 from sse.distributed import everywhere, from_first, rank, total, world
 from sse.errors import UserError
 from sse.loss import check_dims, check_smoothing, matryoshka_loss
 from sse.model import SSE
 from sse.norms import check_norm
-from sse.column_parallel import Shards
 from sse.tokenizer import TextTokenizer
 
 PUBLISHED_DIMS = (512, 256, 128, 64, 32)

@@ -44,7 +44,7 @@ DOUBLE = ["--trainer.precision=64-true"]
         (2, ["--model.lr=0.01"]),
         (3, [*DOUBLE, "--model.norm=layernorm"]),  # 32 columns do not divide by 3
         (2, [*DOUBLE, "--data.unique_texts=false", "--model.symmetric=true"]),
-        (2, [*DOUBLE, "--ema=0.9", "--trainer.accumulate_grad_batches=2"]),
+        (2, [*DOUBLE, "--ema=0.9", "--trainer.accumulate_grad_batches=2", "--model.norm_lr=0.05"]),
         (2, [*DOUBLE, "--trainer.gradient_clip_val=0.05", "--model.norm=rmsnorm"]),
         (2, [*DOUBLE, "--trainer.gradient_clip_val=0.05"]),
         (2, [*DOUBLE, "--model.norm=dyt_scalar", "--model.label_smoothing=0.1"]),
