@@ -4,7 +4,8 @@
 
 One process of one thread trains on B pairs a step, N processes of one thread each on B pairs each,
 every query against the documents of all: N times the pairs, and N times the loss's work for each.
-1 process and N take turns; linear is N times the pairs/s. Start-up is not timed.
+Linear is N times the pairs/s. The same batches of N * B pairs on one process are the third figure:
+what the processes are worth for one and the same training. All take turns; start-up is not timed.
 """
 
 from __future__ import annotations
@@ -47,20 +48,21 @@ def main() -> None:
         return
     rounds = []
     for number in range(options.rounds):
-        rounds.append([_run(n, options) for n in (1, options.processes)])
-        rates = [found["pairs_per_second"] for found in rounds[-1]]
-        line = f"round {number + 1}: {rates[0]:,.0f} and {rates[1]:,.0f} pairs/s"
+        n, b = options.processes, options.batch
+        rounds.append([_run(*kind, options) for kind in ((1, b), (n, b), (1, n * b))])
+        rates = [f"{found['pairs_per_second']:,.0f}" for found in rounds[-1]]
+        line = f"round {number + 1}: {', '.join(rates)} pairs/s"
         print(line, file=sys.stderr, flush=True)  # noqa: T201
-    facts = _summary(rounds, options.processes)
+    facts = _summary(rounds, options.processes, options.batch)
     if options.json:
         write_json(options.json, facts)
 
 
-def _run(processes: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One measurement with `processes` fresh processes of one thread each."""
+def _run(processes: int, batch: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One measurement with `processes` fresh processes of one thread and `batch` pairs each."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc_per_node", str(processes), "-m", "sse.bench_distributed", "--one"]
-    command += ["--tokenizer", options.tokenizer, "--batch", str(options.batch)]
+    command += ["--tokenizer", options.tokenizer, "--batch", str(batch)]
     command += ["--paths", *options.paths]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -142,25 +144,31 @@ def _measure(options: argparse.Namespace) -> dict[str, Any] | None:
     return {"pairs_per_second": pairs / seconds, "milliseconds": parts}
 
 
-def _summary(rounds: list[list[dict[str, Any]]], processes: int) -> dict[str, Any]:
+def _summary(rounds: list[list[dict[str, Any]]], processes: int, batch: int) -> dict[str, Any]:
     """Print the table; return what the JSON holds."""
-    ratio = median(many["pairs_per_second"] / one["pairs_per_second"] for one, many in rounds)
-    rates = [median(r[k]["pairs_per_second"] for r in rounds) for k in (0, 1)]
-    names = list(rounds[0][1]["milliseconds"])
-    lines = [f"{'ms a step, median':24}{'1 process':>12}{f'{processes} processes':>14}"]
+    kinds = range(3)
+    rates = [median(r[k]["pairs_per_second"] for r in rounds) for k in kinds]
+    by_one, by_same = (
+        median(r[1]["pairs_per_second"] / r[k]["pairs_per_second"] for r in rounds) for k in (0, 2)
+    )
+    heads = [f"1 x {batch}", f"{processes} x {batch}", f"1 x {processes * batch}"]
+    lines = [f"{'ms a step, median':24}" + "".join(f"{head:>12}" for head in heads)]
     parts: dict[str, list[float]] = {}
-    for name in names:
-        parts[name] = [median(r[k]["milliseconds"].get(name, 0.0) for r in rounds) for k in (0, 1)]
-        lines.append(f"{name:24}{parts[name][0]:>12.1f}{parts[name][1]:>14.1f}")
-    lines.append(f"{'pairs/s':24}{rates[0]:>12,.0f}{rates[1]:>14,.0f}")
-    lines.append(f"{ratio:.2f} times one process: {ratio / processes:.2f} of linear")
+    for name in rounds[0][1]["milliseconds"]:
+        parts[name] = [median(r[k]["milliseconds"].get(name, 0.0) for r in rounds) for k in kinds]
+        lines.append(f"{name:24}" + "".join(f"{value:>12.1f}" for value in parts[name]))
+    lines.append(f"{'pairs/s':24}" + "".join(f"{rate:>12,.0f}" for rate in rates))
+    lines.append(
+        f"{processes} processes: {by_one / processes:.2f} of linear, and {by_same:.2f} times one "
+        "process with the same batches"
+    )
     print("\n".join(lines))  # noqa: T201
     return {
-        "command": "python -m sse.bench_distributed",
-        "processes": processes,
+        "command": f"python -m sse.bench_distributed --processes {processes} --batch {batch}",
+        "columns": heads,
         "pairs_per_second": rates,
-        "ratio": round(ratio, 3),
-        "of_linear": round(ratio / processes, 3),
+        "of_linear": round(by_one / processes, 3),
+        "ratio_to_one_process_with_the_same_batches": round(by_same, 3),
         "milliseconds": parts,
         "rounds": rounds,
     }

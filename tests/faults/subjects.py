@@ -12,7 +12,6 @@ import datasets
 import torch
 
 import sse.cache
-import sse.callbacks
 import sse.sweeping
 import sse.trials
 from sse.cli import main as command
@@ -111,18 +110,14 @@ def subjects(inputs: Inputs) -> dict[str, Subject]:
         f"--data.paths={inputs.pairs}", "--data.vocab_size=400", "--data.batch_size=32",
         "--model.dim=16", "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false",
         "--trainer.accelerator=cpu", "--eval.times=2", "--data.holdout=0",
+        "--checkpoint_minutes=0",
     ]  # fmt: skip
 
     def training(folder: Path) -> int:
-        extra = []
-        if hasattr(sse.callbacks, "CHECKPOINT_INTERVAL"):
-            sse.callbacks.CHECKPOINT_INTERVAL = 0
-        else:
-            extra = ["--checkpoint_minutes=0"]
         out = folder / "run"
         if (out / "config.yaml").exists():
             return train([f"--resume={out}"])
-        return train([*options, *extra, f"--data.cache={folder / 'cache'}", f"--out={out}"])
+        return train([*options, f"--data.cache={folder / 'cache'}", f"--out={out}"])
 
     @one_line
     def build(folder: Path) -> None:
