@@ -49,7 +49,8 @@ def main() -> None:
     rounds = []
     for number in range(options.rounds):
         n, b = options.processes, options.batch
-        rounds.append([_run(*kind, options) for kind in ((1, b), (n, b), (1, n * b))])
+        kinds = ((1, b), (n, b), (1, n * b))
+        rounds.append([_run(count, size, options) for count, size in kinds])
         rates = [f"{found['pairs_per_second']:,.0f}" for found in rounds[-1]]
         line = f"round {number + 1}: {', '.join(rates)} pairs/s"
         print(line, file=sys.stderr, flush=True)  # noqa: T201
