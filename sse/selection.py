@@ -101,18 +101,16 @@ def level(text: str, levels: Iterable[Any], option: str) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A cell as a level: None for a null, an int for a whole number, which a null made a float."""
+    """A cell as a level: `null`, and an int for a whole number, which a null made a float."""
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
+        return "null"  # equal to itself in a data frame too, which None and NaN are not
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def label(value: Any) -> str:
     """A level as text: `null`, `true`, `100000`, `0.5`, `dyt`."""
     value = plain(value)
-    if value is None:
-        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

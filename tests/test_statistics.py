@@ -336,6 +336,16 @@ def test_levels_are_named_as_the_command_line_writes_them():
     assert len(select(table, ["model.norm"], "ndcg@10", where={"data.pairs": "1e3"})) == len(table)
 
 
+def test_an_option_left_at_null_is_one_level():
+    table = sweep(sizes=(1000,)).assign(**{"model.norm_lr": np.nan})
+    table.loc[table["model.norm"] == "dyt", "model.norm_lr"] = 0.01
+    summary = summarise(table, ["model.norm_lr"])
+    differences = compare(table, "model.norm_lr", "null")
+    text = to_markdown(summary, differences, by="model.norm_lr")
+    rows = [line.split(" | ")[0] for line in text.split("\n") if line.startswith("| ")]
+    assert rows[2:] == ["| null", "| 0.01", "| 0.01 − null"] and "–" not in text
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A sweep's folder: two norms, two sizes, three seeds; one trial not finished."""
