@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import statistics
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--ray", metavar="ADDRESS", help="spread trials by Ray: auto, local or HOST:PORT"
     )
+    found.add_argument("--gpus", type=float, default=0, help="with --ray: GPUs of a trial")
     return found
 
 
@@ -82,8 +84,7 @@ def sweep(trials: list[Trial], out: Path, jobs: int, options: argparse.Namespace
     found = {trial.name: state(out, trial) for trial in trials}
     skip = ("done",) if options.retry else ("done", "failed")
     todo = [trial for trial in trials if found[trial.name] not in skip]
-    record = [{"trial": t.name, "varied": t.varied, "options": t.options} for t in trials]
-    write_json(out / "sweep.json", {"trials": record})
+    record_trials(out, trials)
     print(  # noqa: T201, the account is the program's output
         f"{len(trials)} trials: {len(todo)} to run, {_count(found, 'done')} done, "
         f"{_count(found, 'failed')} broken; {jobs} at once; {out}",
@@ -103,11 +104,22 @@ def sweep(trials: list[Trial], out: Path, jobs: int, options: argparse.Namespace
         )
 
 
+def record_trials(out: Path, trials: list[Trial]) -> None:
+    """Add the trials to OUT's list: several sweeps may fill one folder, and be compared in it."""
+    file = out / "sweep.json"
+    known = json.loads(file.read_text("utf-8"))["trials"] if file.exists() else []
+    by_name = {trial["trial"]: trial for trial in known}
+    for t in trials:
+        by_name[t.name] = {"trial": t.name, "varied": t.varied, "options": t.options}
+    write_json(file, {"trials": list(by_name.values())})
+
+
 def _run(todo: list[Trial], out: Path, jobs: int, options: argparse.Namespace) -> Iterator[Outcome]:
     if options.ray:
         from sse.ray_trials import run_ray
 
-        return run_ray(todo, out, options.ray, options.threads or 1, options.keep)
+        threads = options.threads or 1
+        return run_ray(todo, out, options.ray, threads, options.keep, options.gpus)
     return run_local(todo, out, jobs, options.threads, options.keep)
 
 

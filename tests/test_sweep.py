@@ -73,10 +73,12 @@ def test_a_sweep_runs_its_grid_into_one_tidy_table(write, tmp_path, capfd):
         assert table[name].notna().all(), name
     assert not list(out.glob("trials/*/checkpoints")), "nothing large is kept unasked"
 
-    before = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/trial.json")}
+    done = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/trial.json")}
     assert run_once(config, out) == 0
     assert "4 trials: 0 to run, 4 done" in capfd.readouterr().out
-    assert before == {path: path.stat().st_mtime_ns for path in out.glob("trials/*/trial.json")}
+    assert done == {path: path.stat().st_mtime_ns for path in out.glob("trials/*/trial.json")}
+    assert run_once(config, out, "--grid.seed_everything", "[1]", "--model.lr=0.05") == 0
+    assert len(expected(out)) == len(read_results(out)) == 6, "a folder may take several sweeps"
 
 
 def test_a_sweep_killed_with_its_workers_goes_on_and_ends_the_same(write, tmp_path):
@@ -117,6 +119,21 @@ def test_a_broken_trial_is_told_and_skipped_until_retried(write, tmp_path, capfd
     assert "0 to run, 2 done, 1 broken" in capfd.readouterr().out
     assert run_once(config, out, "--retry") == 2
     assert "1 to run, 2 done, 1 broken" in capfd.readouterr().out
+
+
+@pytest.mark.cluster
+def test_a_sweep_on_ray_ends_as_on_one_machine(write, tmp_path, capfd):
+    config = write({"data.pairs": [200, 10_000], "seed_everything": [0, 1]})
+    outs = [tmp_path / "local", tmp_path / "ray"]
+    assert run_once(config, outs[0]) == 2, "two trials want more pairs than there are"
+    assert run_once(config, outs[1], "--ray=local") == 2
+    said = capfd.readouterr()
+    assert said.out.count("BROKEN, --data.pairs 10,000") == 4, "both sweeps, both seeds"
+    tables = [read_results(out) for out in outs]
+    for name in ("trial", "ndcg@10", "order", "steps"):
+        assert list(tables[0][name]) == list(tables[1][name]), name
+    assert run_once(config, outs[1], "--ray=local") == 2
+    assert "0 to run, 2 done, 2 broken" in capfd.readouterr().out
 
 
 def test_a_worker_that_dies_is_replaced_and_its_trial_tried_again(write, tmp_path, capfd):
