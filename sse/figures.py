@@ -113,6 +113,7 @@ def forest(study: Study) -> Figure:
         reach = 1.15 * float(here[["boot_low", "boot_high"]].abs().to_numpy().max())
         widest = 1.05 * float(here[["low", "high", "boot_low", "boot_high"]].abs().max().max())
         axes.set_xlim(-min(3 * reach, widest), min(3 * reach, widest))
+        axes.locator_params(axis="x", nbins=5)
         clean(axes, "both")
         axes.margins(y=0.08)
     panels[0].set_yticks(range(len(levels)), levels)
@@ -152,7 +153,7 @@ def truncation_cost(study: Study) -> Figure:
     figure = new_figure(7.5, 4.2)
     axes = figure.subplots()
     kept = retained(study)
-    for level in study.levels:
+    for level in kept.index:  # those with trials of the size shown
         axes.plot(study.dims, 100 * kept.loc[level, study.dims], linewidth=1.5,
                   **style(study, level))  # fmt: skip
     axes.axhline(100, color="black", linewidth=0.8)

@@ -84,6 +84,16 @@ def execute(name: str, results: str | Path) -> Any:
     return notebook
 
 
+def save(notebook: Any, path: Path) -> None:
+    """Write an executed notebook, without the times of its run, so that only changes differ."""
+    import nbformat
+
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    with atomic_file(path) as temporary:
+        temporary.write_text(nbformat.writes(notebook) + "\n", "utf-8")
+
+
 def to_html(notebooks: Sequence[Any], source: str) -> str:
     """Executed notebooks as one page.
 
@@ -104,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     found = Parser(prog="report.py", description=__doc__.split("\n\n")[0])
     found.add_argument("--results", help=f"folder of a sweep (default: ${VARIABLE}, or {DEFAULT})")
     found.add_argument("--out", default="runs/report.html", help="default: runs/report.html")
+    found.add_argument("--save", action="store_true", help="also save the notebooks as executed")
     return found
 
 
@@ -116,6 +127,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
     for name in NOTEBOOKS:
         print(f"{name} ...", flush=True)  # noqa: T201
         made.append(execute(name, results))
+    if given.save:
+        for name, notebook in zip(NOTEBOOKS, made, strict=True):
+            save(notebook, ROOT / "notebooks" / f"{name}.ipynb")
     with atomic_file(given.out) as temporary:
         temporary.write_text(to_html(made, Path(results).name), "utf-8")
     print(f"report: {given.out}")  # noqa: T201

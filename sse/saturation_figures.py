@@ -135,6 +135,8 @@ def row_growth(study: Study) -> Figure:
     panels[0].set_ylabel("length / length at the start, median row")
     parts = {p: study.last(f"token_norm_growth_p{p:02}") for p in (5, 50, 95)}
     for y, level in enumerate(study.levels):
+        if level not in parts[50]:  # no trial of the size shown
+            continue
         look = style(study, level)
         panels[1].plot([parts[5][level], parts[95][level]], [y, y], color=look["color"])
         panels[1].plot(parts[50][level], y, **look)
