@@ -96,6 +96,17 @@ class Progress(TQDMProgressBar):
         return bar
 
 
+class MovingAverage(EMAWeightAveraging):
+    """Average weights that are up to date: a lazy optimiser then has no row to leave for later."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, step: int
+    ) -> None:
+        """Add a step to the average."""
+        module.flush()
+        super().on_train_batch_end(trainer, module, outputs, batch, step)
+
+
 class WholeCheckpoints(TorchCheckpointIO):
     """Write checkpoints to a temporary name beside the file, then rename.
 
@@ -229,7 +240,7 @@ def callbacks(
     if progress:
         found.append(Progress(throughput))
     if ema:
-        found.append(EMAWeightAveraging(decay=ema))
+        found.append(MovingAverage(decay=ema))
     if monitor:
         found.append(
             ModelCheckpoint(

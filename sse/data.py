@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sse.cache import TokenizedSet, tokenize_set
+from sse.device_cache import MODES, Ahead, DeviceCache
 from sse.errors import UserError
 from sse.files import atomic_file
 from sse.holdout import choose, hold_out, train_rows
@@ -62,6 +63,8 @@ class SSEDataModule(L.LightningDataModule):
         unique_texts: no text twice in a batch; false allows it and masks equal texts in the loss.
         holdout: pairs kept from training to evaluate on (at most a tenth of the data).
         num_workers: loader processes; a gather is so cheap that 0 is fastest.
+        device_cache: `auto` keeps all tokens on the GPU where they fit in a quarter of its free
+            memory, and gathers batches there; `on` does so on any device, `off` never.
         cache: folder of the token cache; null for $SSE_CACHE or ~/.cache/sse.
         seed: seed of the batches.
     """
@@ -80,6 +83,7 @@ class SSEDataModule(L.LightningDataModule):
         unique_texts: bool = True,
         holdout: int = 1000,
         num_workers: int = 0,
+        device_cache: str = "auto",
         cache: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -96,7 +100,17 @@ class SSEDataModule(L.LightningDataModule):
             raise UserError(f"data.pairs is {pairs}: give at least 2")
         if batches not in ORDERS:
             raise UserError(f"unknown order '{batches}' (--data.batches): choose one of {ORDERS}")
+        if device_cache not in MODES:
+            raise UserError(
+                f"unknown --data.device_cache '{device_cache}': choose one of {', '.join(MODES)}"
+            )
+        if device_cache == "on" and num_workers:
+            raise UserError(
+                f"--data.device_cache on with --data.num_workers {num_workers}: batches gathered "
+                "on the device need no workers, give 0"
+            )
         self.sets: list[TokenizedSet] = []
+        self._on_device: DeviceCache | None = None
         self._plans: dict[tuple[int, int], list[Batch]] = {}
 
     def build(
@@ -227,7 +241,7 @@ class SSEDataModule(L.LightningDataModule):
             steps += math.ceil(batches / trainer.accumulate_grad_batches)
         return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
-    def train_dataloader(self) -> DataLoader[Features]:
+    def train_dataloader(self) -> Iterable[Features]:
         """The current epoch's batches, from the step at which a resumed run stands."""
         trainer = self.trainer
         assert trainer is not None
@@ -238,12 +252,19 @@ class SSEDataModule(L.LightningDataModule):
         progress = loop.batch_progress
         start = progress.current.ready if loop.restarting and not progress.is_last_batch else 0
         batches = PairBatches(self.sets, plan, mask=not self.hparams.unique_texts)
-        return DataLoader(
+        device, workers = trainer.strategy.root_device, self.hparams.num_workers
+        if self._on_device is None and not workers:
+            self._on_device = DeviceCache.fitting(self.hparams.device_cache, self.sets, device)
+        batches.on_device = self._on_device
+        waits = device.type == "cuda" and self._on_device is None
+        loader = DataLoader(
             batches,
             batch_size=None,
             sampler=EpochSteps(start, len(plan)),
-            num_workers=self.hparams.num_workers,
+            num_workers=workers,
+            pin_memory=waits,
         )
+        return Ahead(loader) if waits and not workers else loader
 
     def val_dataloader(self) -> DataLoader[Features]:
         """The held-out pairs in slices, columns anchor and positive only."""
@@ -270,10 +291,13 @@ class PairBatches(Dataset[Features]):
         columns: int | None = None,
     ) -> None:
         self.sets, self.plan, self.mask, self.columns = sets, plan, mask, columns
+        self.on_device: DeviceCache | None = None  # where it is set, batches are gathered there
 
     def __getitem__(self, step: int) -> Features:
         """`ids` (N,) and `offsets` (columns * B + 1,) of anchors, positives, negatives in turn."""
         number, rows = self.plan[step]
+        if self.on_device is not None:
+            return self.on_device.take(number, rows, self.columns, self.mask)
         tokens = self.sets[number].tokens[: self.columns]
         bag = concatenate([column.take(rows) for column in tokens])
         features: Features = {

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from sse.column_parallel import Shards
 from sse.distributed import everywhere, from_first, rank, total, world
 from sse.errors import UserError
+from sse.lazy_adam import LazyAdam
 from sse.loss import check_dims, check_smoothing, matryoshka_loss
 from sse.model import SSE
 from sse.norms import check_norm
@@ -48,6 +49,8 @@ class SSEModule(L.LightningModule):
         adam_beta2: decay of Adam's second moment.
         adam_eps: Adam's epsilon.
         weight_decay: AdamW's decoupled decay; 0 is Adam.
+        optimizer: `adam` (fused), or `lazy_adam`: the same weights at the cost of the rows in the
+            batch instead of the vocabulary's, for 100,000 rows and more.
         seed: seed of the table's start.
     """
 
@@ -70,6 +73,7 @@ class SSEModule(L.LightningModule):
         adam_beta2: float = 0.9999,
         adam_eps: float = 1e-10,
         weight_decay: float = 0.0,
+        optimizer: str = "adam",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -86,10 +90,16 @@ class SSEModule(L.LightningModule):
                 f"unknown schedule '{schedule}' (--model.schedule): choose one of "
                 f"{', '.join(SCHEDULES)}"
             )
+        if optimizer not in OPTIMIZERS:
+            raise UserError(
+                f"unknown optimizer '{optimizer}' (--model.optimizer): choose one of "
+                f"{', '.join(OPTIMIZERS)}"
+            )
         if not 0 <= warmup <= 1:
             raise UserError(f"warmup is {warmup} (--model.warmup): give a share from 0 to 1")
         self._heldout: list[Tensor] = []
         self.shards: Shards | None = None
+        self._lazy: LazyAdam | None = None
 
     def build(self, tokenizer: TextTokenizer) -> None:
         """Make the table once the vocabulary is known."""
@@ -128,12 +138,16 @@ class SSEModule(L.LightningModule):
     def training_step(self, batch: dict[str, Any], step: int) -> Tensor:
         """Anchors, positives and negatives pooled as one bag, then the loss of the own queries."""
         pairs: int = batch["pairs"]
+        if self._lazy:
+            self._lazy.touch(batch["ids"])
         vectors = self.pool(batch)
         # Logits in float32 under any precision: 20 * cosine in bfloat16 has steps of 0.125.
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
             columns = vectors.unflatten(0, (-1, pairs))  # (columns, B, D)
-            loss = self._loss(columns, batch.get("text_ids"), own_rows(pairs, rank(), world()))
+            own = own_rows(pairs, rank(), world())
+            with self.trainer.profiler.profile("loss"):
+                loss = self._loss(columns, batch.get("text_ids"), own)
         self._report(loss, pairs)
         return loss
 
@@ -213,6 +227,24 @@ class SSEModule(L.LightningModule):
         if self.shards:
             self.shards.own_checkpoint(checkpoint)
 
+    def flush(self) -> None:
+        """Bring the table up to date; whoever reads the weights amid training calls this first."""
+        if self._lazy:
+            self._lazy.flush()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The weights, up to date."""
+        self.flush()
+        return super().state_dict(*args, **kwargs)
+
+    def on_validation_start(self) -> None:
+        """Evaluate what the steps so far have made."""
+        self.flush()
+
+    def on_train_end(self) -> None:
+        """Leave the whole table."""
+        self.flush()
+
     def validation_step(self, batch: dict[str, Any], step: int) -> None:
         """Collect the held-out pairs' vectors."""
         self._heldout.append(self.pool(batch).float().cpu())
@@ -232,21 +264,9 @@ class SSEModule(L.LightningModule):
             self.log(f"val/ndcg@10_{dim}d", value)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Fused Adam and a schedule by step."""
+        """Adam and a schedule by step."""
         options = self.hparams
-        norm_lr = options.lr if options.norm_lr is None else options.norm_lr
-        groups = [
-            {"params": [p for p in part.parameters() if p.requires_grad], "lr": lr}
-            for part, lr in ((self.model.embedding, options.lr), (self.model.norm, norm_lr))
-        ]
-        optimizer = AdamW(
-            [group for group in groups if group["params"]],
-            lr=options.lr,
-            betas=(0.9, options.adam_beta2),
-            eps=options.adam_eps,
-            weight_decay=options.weight_decay,
-            fused=True,
-        )
+        optimizer = self._optimizer()
         total = self.trainer.datamodule.optimizer_steps(self.trainer)
         warmup = math.ceil(options.warmup * total)
         decay = SCHEDULES[options.schedule]
@@ -259,7 +279,34 @@ class SSEModule(L.LightningModule):
         schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
+    def _optimizer(self) -> AdamW:
+        options = self.hparams
+        norm_lr = options.lr if options.norm_lr is None else options.norm_lr
+        parts = [
+            {"params": [p for p in part.parameters() if p.requires_grad], "lr": lr}
+            for part, lr in ((self.model.embedding, options.lr), (self.model.norm, norm_lr))
+        ]
+        groups = [part for part in parts if part["params"]]
+        given = {
+            "lr": options.lr,
+            "betas": (0.9, options.adam_beta2),
+            "eps": options.adam_eps,
+            "weight_decay": options.weight_decay,
+        }
+        if options.optimizer == "adam":
+            return AdamW(groups, **given, fused=True)
+        if world() > 1:
+            raise everywhere(
+                UserError("--model.optimizer lazy_adam is exact on one process only: give adam")
+            )
+        try:
+            self._lazy = LazyAdam(groups, self.model.embedding.weight, **given)
+        except ValueError as error:
+            raise UserError(f"--model.optimizer lazy_adam: {error}; or use adam") from error
+        return self._lazy
 
+
+OPTIMIZERS = ("adam", "lazy_adam")
 SCHEDULES = {
     "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * min(1.0, share))),
     "linear": lambda share: max(0.0, 1 - share),

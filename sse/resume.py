@@ -20,7 +20,7 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 FACTS = "run"  # the checkpoint's key for `facts`
 
 # Options that may differ between a run and its continuation.
-FREE = ("config", "out", "resume", "checkpoint_minutes")
+FREE = ("config", "out", "profile", "resume", "checkpoint_minutes")
 
 
 def arguments_of(args: Sequence[str] | None) -> list[str]:

@@ -3,6 +3,7 @@
 DIR/config.yaml     every option, enough to run it again
 DIR/checkpoints/    last.ckpt (resume from it), previous.ckpt (the one before), best.ckpt
 DIR/tensorboard/    logs; DIR/logs/metrics.csv the same as a table
+DIR/profile.json    with --profile: the share of each stage; DIR/profile.png
 DIR/diagnostics.parquet  does the gate saturate? See sse.diagnostics
 DIR/metrics.json    quality of the trained model, the untrained one and BM25; speed; versions
 DIR/model/          the folder that sentence-transformers loads
@@ -16,14 +17,14 @@ import logging
 import platform
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ActionYesNo, ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -40,6 +41,7 @@ from sse.module import SSEModule
 from sse.nanobeir import load_nanobeir
 from sse.portable import export
 from sse.probe import Diagnostics
+from sse.profile import Stages, report
 from sse.report import format_table, write_report
 from sse.resume import arguments_of, check_checkpoint, check_resumed, find_checkpoint
 from sse.sampler import Batch
@@ -102,6 +104,12 @@ class TrainCLI(LightningCLI):
             default=125,
             help="steps between two measurements in diagnostics.parquet; 0: none",
         )
+        parser.add_argument(
+            "--profile",
+            action=ActionYesNo(no_prefix="no_"),
+            default=False,
+            help="measure each stage of training: DIR/profile.json, DIR/profile.png",
+        )
         parser.add_class_arguments(EvalOptions, "eval")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -150,6 +158,8 @@ class TrainCLI(LightningCLI):
                 f"epochs: {epochs} of {steps:,} batches (--trainer.max_epochs unset: "
                 f"about {STEPS_WANTED} steps, 1 to {MOST_EPOCHS} epochs)"
             )
+        for line in remarks(config, self.datamodule.hparams.batch_size):
+            say(line)
         heldout = any(map(len, self.datamodule.heldout_rows)) and config.eval.times > 0
         if heldout:
             interval = max(1, steps * epochs // config.eval.times)
@@ -170,6 +180,8 @@ class TrainCLI(LightningCLI):
                 TensorBoardLogger(folder, "tensorboard", version=""),
                 CSVLogger(folder, "logs", version=log_version(folder)),
             ]
+        if config.profile:
+            kwargs["profiler"] = Stages()
         kwargs["plugins"] = [WholeCheckpoints(), *(self.config_init.trainer.plugins or [])]
         found = distributed.environment()
         kwargs["strategy"] = distributed.Processes(found) if found else "auto"
@@ -222,6 +234,8 @@ def main(args: Sequence[str] | None = None, shared: dict[str, Any] | None = None
     distributed.leave()
     if not cli.trainer.is_global_zero:
         return {}
+    if cli.config.profile:
+        say(report(cli.trainer, cli.model, cli.folder))
     facts = finish(cli, trained - ready)
     facts["times"] = {
         "data": round(ready - start, 2),
@@ -240,6 +254,18 @@ def resume_from(cli: TrainCLI) -> str | None:
     else:
         say("no checkpoint yet: starting from the first step, which gives the same run")
     return checkpoint
+
+
+def remarks(config: Namespace, batch: int) -> Iterator[str]:
+    """What the options asked for do not do."""
+    parts = config.trainer.accumulate_grad_batches
+    if parts > 1:
+        yield (
+            f"accumulation: {parts} x {batch:,} pairs a step, each with the negatives of its own "
+            f"{batch:,} alone: more negatives need a larger --data.batch_size"
+        )
+    if config.ema and config.model.optimizer == "lazy_adam":
+        yield "lazy_adam: --ema reads every row at every step, so it saves nothing here"
 
 
 def make_cli(
