@@ -50,7 +50,7 @@ class SSEModule(L.LightningModule):
         adam_eps: Adam's epsilon.
         weight_decay: AdamW's decoupled decay; 0 is Adam.
         optimizer: `adam` (fused), or `lazy_adam`: the same weights at the cost of the rows in the
-            batch instead of the vocabulary's, for 100,000 rows and more.
+            batch instead of the vocabulary's, for vocabularies of half a million and more.
         seed: seed of the table's start.
     """
 

@@ -1,18 +1,21 @@
 """Claims about where batches come from: the device's gather and the thread give PairBatches'."""
 
+import json
 import threading
 
 import numpy as np
 import pytest
 import torch
+from conftest import sentences
 from torch.utils.data import DataLoader
 
 from sse.cache import TokenizedSet
-from sse.data import EpochSteps, PairBatches
+from sse.data import EpochSteps, PairBatches, SSEDataModule
 from sse.device_cache import Ahead, DeviceCache
 from sse.errors import UserError
 from sse.ragged import Ragged
 from sse.sampler import Batch
+from sse.training import main
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -116,3 +119,29 @@ def test_a_thread_ahead_hands_on_errors_and_ends_with_its_reader(sets, plan):
     for _ in Ahead(DataLoader(PairBatches(sets, plan), batch_size=None)):
         break
     assert threading.active_count() == before
+
+
+def test_a_run_with_the_cache_is_bitwise_the_run_without(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"anchor": text, "positive": text[::-1]} for text in sentences(200, seed=5)]
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    states = []
+    for mode in ("off", "on"):
+        options = [
+            f"--data.paths={path}", f"--data.cache={tmp_path / 'cache'}", "--data.vocab_size=300",
+            "--data.batch_size=16", f"--data.device_cache={mode}", "--data.unique_texts=false",
+            "--model.dim=16", "--eval.baselines=false", "--trainer.max_epochs=1",
+            "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+            f"--out={tmp_path / mode}",
+        ]  # fmt: skip
+        main(options)
+        saved = torch.load(tmp_path / mode / "checkpoints" / "last.ckpt", weights_only=True)
+        states.append(saved["state_dict"])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_options_that_cannot_go_together_are_refused():
+    with pytest.raises(UserError, match="'yes'"):
+        SSEDataModule(device_cache="yes")
+    with pytest.raises(UserError, match="num_workers 2"):
+        SSEDataModule(device_cache="on", num_workers=2)
