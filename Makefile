@@ -4,6 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 ARGS ?=
 ENCODING ?=
+TRAINING ?=
 
 .PHONY: train test test-faults test-oldest fuzz lint bench report clean
 
@@ -40,6 +41,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m sse_kernels.bench $(ARGS)
 	$(BIN)/python -m sse.bench $(ENCODING)
+	$(if $(TRAINING),$(BIN)/python -m sse.bench_training $(TRAINING))
 
 # ARGS="--results runs/norms": of your own sweep
 report: $(STAMP)
