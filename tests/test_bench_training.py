@@ -56,15 +56,6 @@ def test_only_sets_that_fill_the_largest_batch_are_used(files, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("system", ["eager Lightning", "sse"])
-def test_a_process_out_of_memory_is_a_result(files, monkeypatch, system):
-    monkeypatch.setattr(bench_training, "SHARE", 2e8 / available())  # not enough to import torch
-    monkeypatch.setitem(bench_training.MATRICES, system, 0)
-    found = bench_training._run(system, "cached", Size(16, 2, 1, 0, 1), [files[0]], files[1])
-    assert "out of memory" in found["failed"]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("system", bench_training.SYSTEMS)
 def test_every_system_trains_in_a_process_of_its_own(files, tmp_path, monkeypatch, system):
     pytest.importorskip(NEEDS.get(system, "torch"))
