@@ -36,6 +36,7 @@ from sse.callbacks import LastCheckpoint, Throughput, WholeCheckpoints, callback
 from sse.data import SSEDataModule
 from sse.errors import UserError, one_line
 from sse.files import atomic_file, write_json
+from sse.loss_memory import check_memory
 from sse.model import SSEModel
 from sse.module import SSEModule
 from sse.nanobeir import load_nanobeir
@@ -136,6 +137,7 @@ class TrainCLI(LightningCLI):
         self.collections: list[Collection] = []
         distributed.agree(self.read_collections)
         distributed.in_turn(lambda: self.datamodule.build(say, self.shared))
+        distributed.agree(self._check_memory)
         self.model.build(self.datamodule.tokenizer)
         distributed.agree(self.model.shard)
 
@@ -192,6 +194,14 @@ class TrainCLI(LightningCLI):
         if made.world_size != distributed.world():
             raise distributed.everywhere(not_started(made.world_size, distributed.world()))
         return made
+
+    def _check_memory(self) -> None:
+        """Refuse a batch whose loss does not fit, before anything is trained."""
+        data, accelerator = self.datamodule, str(self.config.trainer.accelerator)
+        cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
+        columns = max(len(s.tokens) for s in data.sets)
+        pairs = data.hparams.batch_size
+        check_memory(pairs, columns, self.model.dims, cuda, distributed.world())
 
     def length(self) -> tuple[int, int]:
         """Batches of the first epoch, and epochs; the data must have been built."""

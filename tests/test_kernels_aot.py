@@ -27,11 +27,12 @@ CASES = [
 ]  # fmt: skip
 
 
-def test_the_interpreter_suite():
-    """Runs test_kernels_interpreter.py with TRITON_INTERPRET=1, set before Triton is imported."""
+@pytest.mark.parametrize("suite", ["kernels", "contrastive"])
+def test_the_interpreter_suite(suite):
+    """Runs test_SUITE_interpreter.py with TRITON_INTERPRET=1, set before Triton is imported."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--noconftest"]
     done = subprocess.run(
-        [*command, str(HERE / "test_kernels_interpreter.py")],
+        [*command, str(HERE / f"test_{suite}_interpreter.py")],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -1,5 +1,8 @@
 """The loss equals sentence-transformers', value and gradient; masks take out false negatives."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Module
 
 from sse.errors import UserError
 from sse.loss import check_dims, check_smoothing, equal_texts, matryoshka_loss
+from sse.loss_memory import check_memory, free_bytes, loss_bytes
 
 
 class Vectors(Module):
@@ -205,6 +209,46 @@ def test_memory_grows_with_the_batch_and_not_with_its_square():
         peaks.append(peak)
     assert peaks[0] > 0
     assert peaks[1] < 12 * peaks[0]
+
+
+def test_a_gpus_kernels_are_taken_by_name_and_never_on_a_cpu():
+    q, d = vectors(4, 2, 8)
+    with pytest.raises((ValueError, ImportError), match="(?i)triton"):
+        matryoshka_loss(q, d, [8], backend="triton")
+    assert torch.equal(matryoshka_loss(q, d, [8]), matryoshka_loss(q, d, [8], backend="tiled"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_the_benchmark_measures_a_peak_below_the_dense_losses():
+    """In processes of their own: B x B five times over is far above what the tiles need."""
+    from sse.bench_loss import memory
+
+    found = memory(2048, "tiled", "cpu")
+    assert found["dense"]["ratio"] > 2
+    assert found["sentence-transformers"]["ratio"] > 2
+
+
+def test_the_estimate_covers_the_peak_and_not_much_more():
+    b, dims = 1024, [64, 32, 8]
+    columns = vectors(b, 2, 64)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        ours(columns, dims)
+    live = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    assert 0.4 < peak / loss_bytes(b, 2, dims) < 1.1
+
+
+def test_a_batch_that_does_not_fit_is_one_clear_line_with_one_that_does():
+    check_memory(512, 2, [512], False, free=10**9)
+    with pytest.raises(UserError, match="--data.batch_size to ([0-9,]+)") as error:
+        check_memory(10**6, 3, [512, 256], False, free=10**9)
+    assert "\n" not in str(error.value)
+    fits = int(re.search("to ([0-9,]+) or less", str(error.value))[1].replace(",", ""))
+    check_memory(fits, 3, [512, 256], False, free=10**9)
+    assert free_bytes(False) is None or free_bytes(False) > 0
 
 
 def test_columns_beyond_the_largest_dim_get_no_gradient():
