@@ -16,7 +16,7 @@ whose products take bfloat16's bits for integers.
 """
 # ruff: noqa: ANN001, ANN201, ANN202, D103 -- to Triton an annotation is a type of its own
 # ruff: noqa: C901 -- an `if` on a constant is no branch, and every call is inlined
-# mypy: disallow-untyped-defs=False
+# mypy: disallow-untyped-defs=False, disable-error-code="assignment,var-annotated"
 
 import triton
 import triton.language as tl
