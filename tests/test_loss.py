@@ -218,6 +218,7 @@ def test_a_gpus_kernels_are_taken_by_name_and_never_on_a_cpu():
     assert torch.equal(matryoshka_loss(q, d, [8]), matryoshka_loss(q, d, [8], backend="tiled"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_the_benchmark_measures_a_peak_below_the_dense_losses():
     """In processes of their own: B x B five times over is far above what the tiles need."""
