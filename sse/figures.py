@@ -21,7 +21,7 @@ from sse.palette import COLOURS, MARKERS
 from sse.study import METRIC, SIZE, Study
 
 SCORE = metric_label(METRIC)
-DPI = 120
+DPI = 90
 UNUSED = 0.01  # of an equal share of the variance: such a dimension counts for nothing
 FLOOR = 1e-4  # of the variance's axis
 _HUES = COLOURS[:-1]  # the last, black, is the reference's
