@@ -1,5 +1,6 @@
 """What several test files share: a tiny tokenizer and model, no network, no noise."""
 
+import importlib.util
 import json
 import os
 
@@ -18,6 +19,11 @@ def pytest_collection_modifyitems(items):
         skip = pytest.mark.skip(reason="needs a CUDA device")
         for item in items:
             if "gpu" in item.keywords:
+                item.add_marker(skip)
+    if importlib.util.find_spec("ray") is None:
+        skip = pytest.mark.skip(reason="Ray is not installed: the extra `cluster`")
+        for item in items:
+            if "cluster" in item.keywords:
                 item.add_marker(skip)
 
 

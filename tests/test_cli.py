@@ -213,7 +213,11 @@ def test_a_signal_in_the_middle_leaves_nothing(model, tmp_path, number):
     out.mkdir()
     command = [sys.executable, "-m", "sse.cli", "encode", "-", str(out / "o.parquet"), "-m", model]
     process = subprocess.Popen(
-        [*command, "--batch-size", "10"], stdin=reader, stderr=subprocess.PIPE
+        [*command, "--batch-size", "10"],
+        stdin=reader,
+        stderr=subprocess.PIPE,
+        # A suite started in the background hands Ctrl-C down as ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(reader)
     with os.fdopen(writer, "wb") as pipe:

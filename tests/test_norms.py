@@ -192,7 +192,9 @@ def test_a_norm_without_native_modules_is_refused_clearly_and_loads_with_this_pa
 
 
 def test_an_unknown_norm_names_the_known_ones(tokenizer):
-    known = "dyt, dyt_scalar, dyt_outside, dyt_frozen, hardtanh, derf, layernorm, rmsnorm, none"
+    known = (
+        "dyt, dyt_scalar, dyt_outside, dyt_frozen, hardtanh, derf, layernorm, rmsnorm, gain, none"
+    )
     with pytest.raises(UserError, match=f"'batchnorm'.*{known}"):
         SSE(tokenizer, 8, "batchnorm")
 
