@@ -233,7 +233,8 @@ class _Build:
         row = 8 * len(self.pair_set.columns)
         try:
             return (
-                sorted(record["files"]) == sorted(self.names)
+                record.get("format") == FORMAT
+                and sorted(record["files"]) == sorted(self.names)
                 and record["files"]["text_ids"]["bytes"] == record["rows"] * row
                 and all(
                     _crc32(self.folder / name, entry["bytes"], exactly=whole) == entry["crc32"]

@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from sse.cache import TokenizedSet, tokenize_set
 from sse.device_cache import MODES, Ahead, DeviceCache
 from sse.errors import UserError
-from sse.files import atomic_file
 from sse.holdout import choose, hold_out, train_rows
 from sse.pairs import SetSpec, load_sets
 from sse.ragged import concatenate
@@ -184,8 +183,7 @@ class SSEDataModule(L.LightningDataModule):
                 for text in pairs.texts(column)
             )
             trained = train_tokenizer(texts, size)
-            with atomic_file(path) as temporary:
-                trained.save(temporary)
+            trained.save(path)
             seal_file(path)
         return load_tokenizer(str(path), max_tokens=options.max_tokens)
 
