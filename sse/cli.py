@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 
 import sse
 from sse.errors import UserError, one_line
+from sse.signals import stopped_by_signals
 
 COMMANDS = {
     "train": ("sse.cli_model", "train a model (needs torch)"),
@@ -75,16 +75,11 @@ def _command(name: str, arguments: list[str]) -> None:
         return
     if name not in COMMANDS:
         raise UserError(f"'{name}' is no command: choose one of {', '.join(COMMANDS)}")
-    signal.signal(signal.SIGTERM, _terminated)
-    module = import_module(COMMANDS[name][0])
-    parser = Parser(prog=f"sse {name}")
-    run: Callable[[argparse.Namespace], None] = getattr(module, name)(parser)
-    run(parser.parse_args(arguments))
-
-
-def _terminated(*_: Any) -> None:
-    """End as Ctrl-C does: files half-written go."""
-    raise KeyboardInterrupt
+    with stopped_by_signals():
+        module = import_module(COMMANDS[name][0])
+        parser = Parser(prog=f"sse {name}")
+        run: Callable[[argparse.Namespace], None] = getattr(module, name)(parser)
+        run(parser.parse_args(arguments))
 
 
 def _overview() -> str:

@@ -24,6 +24,7 @@ except ImportError:  # not a POSIX system: what a killed process leaves stays
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux's renameat2
 _HERE = -100  # AT_FDCWD
+_unfinished: set[Path] = set()  # what this process is writing
 
 
 @contextlib.contextmanager
@@ -63,6 +64,12 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_unfinished() -> None:
+    """Remove what this process is writing; for one that is about to end without unwinding."""
+    for path in list(_unfinished):
+        _remove(path)
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_file(path) as temporary:
@@ -79,11 +86,13 @@ def _temporary(target: Path, make: Callable[..., str]) -> Iterator[Path]:
         path = Path(make(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
         # Shared, as what is written into a new folder takes the same lock of its parent.
         held.enter_context(_lock(path, "LOCK_SH"))
+    _unfinished.add(path)
     with held:
         try:
             yield path
         finally:
             _remove(path)
+            _unfinished.discard(path)
 
 
 def _sweep(target: Path) -> None:
