@@ -301,3 +301,13 @@ def test_train_hands_over(capsys, monkeypatch):
     monkeypatch.setattr(sse.training, "run", lambda arguments: asked.append(arguments) or 0)
     assert main(["train", "--out", "x"]) == 0
     assert asked == [["--out", "x"]]
+
+
+def test_a_damaged_page_of_a_parquet_file_is_one_line(model, tmp_path, capsys):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"text": [f"text {n}" for n in range(5000)]}), path)
+    content = bytearray(path.read_bytes())
+    content[4:200] = b"\xff" * 196  # the first page's header
+    path.write_bytes(content)
+    code, message = failure(capsys, ["encode", path, tmp_path / "o.npy", "-m", model])
+    assert code == 2 and "t.parquet: damaged after row 0" in message

@@ -25,7 +25,7 @@ def disturbed(tmp_path, *arguments):
 
 
 def test_kills_and_full_disks_lose_nothing(tmp_path):
-    only = ["cache", "encode", "export"]
+    only = ["train", "cache", "encode", "export"]
     counts = ["--kills", "2", "--damages", "0", "--full", "1", "--shared", "1"]
     found = disturbed(tmp_path, *counts, "--only", *only)
     assert all(found["kill -9", name]["hit"] >= 1 for name in only)
@@ -33,9 +33,9 @@ def test_kills_and_full_disks_lose_nothing(tmp_path):
 
 
 def test_damaged_files_are_refused_or_made_again(tmp_path):
-    only = ["model", "index", "cache"]
+    only = ["model", "index", "cache", "train"]
     found = disturbed(
         tmp_path, "--kills=0", "--full=0", "--shared=0", "--damages=4", "--only", *only
     )
-    assert len(found) == 12, "flips and cuts of six kinds of file"
+    assert len(found) == 14, "flips and cuts of seven kinds of file"
     assert sum(tally["refused"] for tally in found.values()) >= 20

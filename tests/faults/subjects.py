@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,7 @@ class Subject:
         """A hash of what came out."""
         whole = hashlib.blake2b()
         for pattern in self.files:
-            found = sorted(p for p in folder.glob(pattern) if p.is_file())
+            found = sorted(p for p in folder.glob(pattern) if p.is_file() and p.suffix != ".tmp")
             assert found, f"{self.name}: no {pattern} in {folder}"
             for path in found:
                 whole.update(path.relative_to(folder).as_posix().encode() + b"\0")
@@ -153,9 +154,9 @@ def subjects(inputs: Inputs) -> dict[str, Subject]:
         # Workers are forked from here, where torch is imported, not spawned.
         forking = SimpleNamespace(get_context=lambda name: multiprocessing.get_context("fork"))
         sse.trials.mp = forking  # type: ignore[attr-defined]
+        os.environ["SSE_CACHE"] = str(folder / "cache")  # an option would name the trials
         out = f"--out={folder / 'out'}"
-        cache = f"--data.cache={folder / 'cache'}"
-        return sse.sweeping.run([f"--config={sweep}", out, cache, "--jobs=2", "--threads=1"])
+        return sse.sweeping.run([f"--config={sweep}", out, "--jobs=2", "--threads=1"])
 
     found = [
         Subject(
