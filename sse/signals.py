@@ -17,9 +17,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
+from sse.errors import Stopped
 from sse.files import remove_unfinished
 
 GRACE = 3.0  # seconds for the orderly way: running batches end, files half-written go
@@ -57,6 +58,31 @@ def stopped_by_signals(grace: float = GRACE) -> Iterator[None]:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """End as Ctrl-C does."""
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stopped_with(way_on: Callable[[], str]) -> Iterator[None]:
+    """Raise `Stopped` at SIGINT and SIGTERM, where nobody else has taken them over.
+
+    Args:
+        way_on: says, when the time has come, how to go on.
+    """
+    defaults = (signal.SIG_DFL, signal.default_int_handler)
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {n: h for n in STOPS if (h := signal.getsignal(n)) in defaults}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        raise Stopped(number, way_on())
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _guard(reader: int, ended: threading.Event, grace: float) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import ActionYesNo, ArgumentError, Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -46,6 +47,7 @@ from sse.profile import Stages, report
 from sse.report import format_table, write_report
 from sse.resume import arguments_of, check_checkpoint, check_resumed, find_checkpoint
 from sse.sampler import Batch
+from sse.signals import stopped_with
 
 # With max_epochs unset a run gets as many epochs as give about this many steps, within bounds.
 STEPS_WANTED = 600
@@ -96,7 +98,7 @@ class TrainCLI(LightningCLI):
         parser.add_argument(
             "--checkpoint_minutes",
             type=float,
-            default=0.5,
+            default=1.0,
             help="from one last.ckpt to the next; 0: every step",
         )
         parser.add_argument(
@@ -177,6 +179,8 @@ class TrainCLI(LightningCLI):
         elif config.diagnostics:  # first: it measures before the others save or average
             ours.insert(0, Diagnostics(folder / "diagnostics.parquet", config.diagnostics))
         kwargs["callbacks"] = [*ours, *(self.config_init.trainer.callbacks or [])]
+        if not any(isinstance(c, ModelCheckpoint) for c in kwargs["callbacks"]):
+            kwargs["enable_checkpointing"] = False  # else Lightning adds one of its own
         if trainer.logger is None:
             kwargs["logger"] = [
                 TensorBoardLogger(folder, "tensorboard", version=""),
@@ -246,13 +250,14 @@ def main(args: Sequence[str] | None = None, shared: dict[str, Any] | None = None
         return {}
     if cli.config.profile:
         say(report(cli.trainer, cli.model, cli.folder))
-    facts = finish(cli, trained - ready)
-    facts["times"] = {
-        "data": round(ready - start, 2),
-        "train": round(trained - ready, 2),
-        "evaluate": round(time.perf_counter() - trained, 2),
-    }
-    write_json(cli.folder / "metrics.json", facts)
+    with stopped_with(lambda: f"go on with --resume {cli.folder}"):
+        facts = finish(cli, trained - ready)
+        facts["times"] = {
+            "data": round(ready - start, 2),
+            "train": round(trained - ready, 2),
+            "evaluate": round(time.perf_counter() - trained, 2),
+        }
+        write_json(cli.folder / "metrics.json", facts)
     return facts
 
 

@@ -15,6 +15,7 @@ from processes import Run, at_step
 from training_runs import make_options, same, weights
 
 import sse.data
+import sse.training
 from sse.errors import UserError
 from sse.module import SSEModule
 from sse.training import main
@@ -161,6 +162,11 @@ def stop_amid_data(rank):
     sse.data.load_tokenizer = lambda *rest, **options: terminate()
 
 
+def stop_amid_final_evaluation(rank):
+    old = sse.training.finish
+    sse.training.finish = lambda *rest: terminate() or old(*rest)
+
+
 def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -172,9 +178,10 @@ def terminate():
         (stop_amid_training, ["--trainer.accumulate_grad_batches=4"], 4),  # 3 batches are repeated
         (stop_amid_training, ["--trainer.accumulate_grad_batches=50", "--ema=0.9"], 1),
         (stop_amid_evaluation, ["--ema=0.9"], 6),
+        (stop_amid_final_evaluation, [], 22),
         (stop_amid_data, [], None),
     ],
-    ids=["step", "accumulation", "long-accumulation", "evaluation", "data"],
+    ids=["step", "accumulation", "long-accumulation", "evaluation", "final-evaluation", "data"],
 )
 def test_sigterm_saves_and_exits_at_once_and_resumes_bitwise(
     options, tmp_path, before, extra, saved
@@ -189,8 +196,9 @@ def test_sigterm_saves_and_exits_at_once_and_resumes_bitwise(
     assert code == 128 + signal.SIGTERM, text
     assert f"error: stopped by SIGTERM: go on with --resume {out}" in text
     assert steps(out, "last") == saved
-    main([*options, *extra, f"--resume={out}"])
-    main([*options, *extra, f"--out={tmp_path / 'whole'}"])
+    resumed = main([*options, *extra, f"--resume={out}"])
+    whole = main([*options, *extra, f"--out={tmp_path / 'whole'}"])
+    assert resumed["metrics"] == whole["metrics"]
     assert same(weights(tmp_path / "whole"), weights(out))
 
 

@@ -145,6 +145,8 @@ def test_the_trainers_usual_options_work(options, tmp_path, extra):
     wanted = {"--trainer.max_steps=5": 5, "--data.holdout=0": 26}
     assert facts["steps"] == wanted.get(extra[0], 22), "11 batches an epoch, 13 with the held-out"
     assert sse.load(tmp_path / "run" / "model").encode(["red"]).shape == (1, 32)
+    kept = {path.name for path in (tmp_path / "run").rglob("*.ckpt")}
+    assert kept == {"last.ckpt", "best.ckpt"} - ({"best.ckpt"} if "holdout" in extra[0] else set())
     if "holdout" not in extra[0]:
         scores = {name: by["held-out pairs"] for name, by in facts["metrics"].items()}
         dim = next(iter(scores["trained"]))
