@@ -147,6 +147,7 @@ class Store:
 
     def counts(self, name: str) -> Counts:
         """What a shard's footer says."""
+        self.system.invalidate_cache()  # a listing from before the shard hides it
         with self.system.open(self.path(name), "rb") as file:
             footer = pq.read_metadata(file)
         return Counts(footer.num_rows, int((footer.metadata or {}).get(b"sse.rejected", 0)))

@@ -305,3 +305,31 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
     assert run(path, out, model, *options) == 0
     assert run(path, whole, model, *options) == 0
     assert content(out) == content(whole)
+
+
+@pytest.mark.cluster
+def test_from_bucket_to_bucket(corpus, model, tmp_path, monkeypatch):
+    """Against a server that speaks S3: the shards of the local run, to the byte."""
+    pytest.importorskip("ray", reason="Ray is not installed: the extra `cluster`")
+    server = pytest.importorskip("moto.server", reason="needs moto[server] and s3fs")
+    s3fs = pytest.importorskip("s3fs")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    server = server.ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        bucket = s3fs.S3FileSystem(skip_instance_cache=True)
+        bucket.mkdir("bucket")
+        bucket.put(str(corpus), "bucket/in", recursive=True)
+        for _ in range(2):  # the second time all are there
+            command = ["s3://bucket/in", "s3://bucket/out", "--model", model, "--shard_rows=100"]
+            done = subprocess.run([sys.executable, ENCODE, *command], capture_output=True)
+            assert done.returncode == 0, done.stderr
+        assert run(corpus, tmp_path / "out", model, "--shard_rows", "100") == 0
+        names = {name.rpartition("/")[2] for name in bucket.ls("bucket/out")}
+        assert names == {*(path.name for path in shards(tmp_path / "out")), "_manifest.json"}
+        for path in shards(tmp_path / "out"):
+            assert bucket.cat_file(f"bucket/out/{path.name}") == path.read_bytes()
+    finally:
+        server.stop()
