@@ -26,7 +26,7 @@ def loss_bytes(pairs: int, columns: int, dims: Sequence[int], cuda: bool = False
     vectors = 6 * columns * pairs * max(dims) * FLOAT
     if cuda:
         return vectors
-    # of a tile: a gradient for each dim; Gram matrix, logits, softmax and a product
+    # of a tile, by torch: a gradient for each dim; Gram matrix, logits, softmax and a product
     tiles = (len(dims) + 4) * min(TILE_ROWS, pairs) * (columns - 1) * pairs * FLOAT
     return vectors + tiles
 

@@ -5,21 +5,35 @@
   that holds it (992).
 - A tile of query rows goes through softmax and gradient at once and is forgotten: memory is linear
   in the batch (never B x M, nor one such matrix a dim), and a tile stays in the cache.
+- Between the matrix products stands what passes over a tile element by element. On a CPU, in
+  float32, `sse._loss` does it, one small C file built with the package where a C compiler is found:
+  1 ns an element and dim instead of 6: the loss is 1.3 to 1.4 times as fast at batches of 512 to
+  8,192. Without it, for other tensors, label smoothing and document -> query torch does the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+try:
+    _loss: Any = import_module("sse._loss")
+except ImportError:  # not compiled: no C compiler at installation
+    _loss = None
+
 # Squared floor of a vector's norm: F.normalize's 1e-12, below which no gradient flows.
 NORM_FLOOR = 1e-24
 # A logit that weighs nothing: finite, since 0 * inf is NaN, and far below any 20 * cosine.
 EXCLUDED = -1e9
+# Elements of a tile, over all dims, that are worth another thread: a millisecond of `sse._loss`.
+THREAD_WORK = 1 << 20
 ALL = slice(None)
 
 TextIds = tuple[Tensor, Tensor]
@@ -56,20 +70,23 @@ class Tiled(torch.autograd.Function):
         """The loss; its gradients in `ctx`."""
         batch = _Batch(query, documents, options)
         rows = [slice(i, min(i + tile, len(query))) for i in range(0, len(query), tile)]
-        # Document -> query needs each column's softmax over all rows before any gradient.
-        columns = _columns(batch, rows) if options.symmetric else None
         grad_q, grad_d = torch.zeros_like(query), torch.zeros_like(documents)
-        by_d = [documents.new_zeros(len(documents)) for _ in options.dims]
+        by_d = torch.zeros_like(batch.norm2_d)
+        buffer, columns = _buffer(batch, tile), None
+        if options.symmetric:
+            # Document -> query needs each column's softmax over all rows before any gradient.
+            columns = _columns(batch, rows)
         loss = query.new_zeros(())
         for part in rows:
-            loss += _tile(batch, part, columns, grad_q[part], grad_d, by_d)
-        total = torch.zeros_like(by_d[0])
-        for k in range(len(by_d) - 1, -1, -1):
-            total = total + torch.where(
-                batch.norm2_d[k] > NORM_FLOOR, by_d[k] / batch.norm2_d[k], 0
-            )
-            block = batch.blocks[k]
-            grad_d[:, block].sub_(documents[:, block] * total[:, None])
+            if buffer is None:
+                found = _tile(batch, part, columns, by_d)
+            else:
+                found = _compiled_tile(batch, part, buffer, by_d)
+            loss += found.loss
+            _add_gradients(batch, part, found, grad_q[part], grad_d)
+        by_d = _through_norms(by_d, batch.norm2_d)
+        for k, block in enumerate(batch.blocks):
+            grad_d[:, block].addcmul_(documents[:, block], by_d[k, :, None], value=-1)
         ctx.save_for_backward(grad_q, grad_d)
         return loss
 
@@ -88,13 +105,15 @@ class _Batch:
         self.query, self.documents, self.options = query, documents, options
         bounds = [0, *(dim for dim, _ in options.dims)]
         self.blocks = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
-        self.norm2_q, self.norm2_d = self._norms(query), self._norms(documents)
-        self.inverse_q = [n.clamp_min(NORM_FLOOR).rsqrt() * options.scale for n in self.norm2_q]
-        self.inverse_d = [n.clamp_min(NORM_FLOOR).rsqrt() for n in self.norm2_d]
+        self.norm2_q, self.norm2_d = self._norms(query), self._norms(documents)  # (dims, B or M)
+        self.inverse_q = self.norm2_q.clamp_min(NORM_FLOOR).rsqrt() * options.scale
+        self.inverse_d = self.norm2_d.clamp_min(NORM_FLOOR).rsqrt()
+        directions = 2 if options.symmetric else 1
+        self.shares = [weight / len(query) / directions for _, weight in options.dims]
 
-    def _norms(self, vectors: Tensor) -> list[Tensor]:
+    def _norms(self, vectors: Tensor) -> Tensor:
         squares = [vectors[:, block].square().sum(1) for block in self.blocks]
-        return list(torch.stack(squares).cumsum(0).unbind())
+        return torch.stack(squares).cumsum(0)
 
     def excluded(self, part: slice) -> Tensor | None:
         """(rows, M) bool, True at false negatives; None where no text repeats."""
@@ -109,7 +128,7 @@ class _Batch:
         gram = q.new_zeros(len(q), len(self.documents))
         for k, block in enumerate(self.blocks):
             gram.addmm_(q[:, block], self.documents[:, block].T)
-            logits = (gram * self.inverse_q[k][part, None]).mul_(self.inverse_d[k])
+            logits = (gram * self.inverse_q[k, part, None]).mul_(self.inverse_d[k])
             yield logits if excluded is None else logits.masked_fill_(excluded, EXCLUDED)
 
 
@@ -133,18 +152,22 @@ def _columns(batch: _Batch, rows: list[slice]) -> _Columns:
     return _Columns(lse, count)
 
 
-def _tile(
-    batch: _Batch,
-    part: slice,
-    columns: _Columns | None,
-    grad_q: Tensor,
-    grad_d: Tensor,
-    by_d: list[Tensor],
-) -> Tensor:
-    """The loss of some query rows; adds to the gradients.
+class _Tile(NamedTuple):
+    """What a tile leaves for the gradients.
 
-    `by_d` collects sum_i P_ij S_ij of each dim, for the documents' norms.
+    Attributes:
+        loss: of its rows, weighted.
+        grams: (rows, M) a dim: dloss/dG, summed over this dim and those above it.
+        by_q: (dims, rows): sum_j P_ij S_ij, for the queries' norms.
     """
+
+    loss: Tensor | float
+    grams: Sequence[Tensor] | Tensor
+    by_q: Tensor
+
+
+def _tile(batch: _Batch, part: slice, columns: _Columns | None, by_d: Tensor) -> _Tile:
+    """By torch's operations; adds sum_i P_ij S_ij to `by_d` (dims, M), for the documents' norms."""
     loss = batch.query.new_zeros(())
     grams, by_q = [], []
     excluded = batch.excluded(part)
@@ -152,23 +175,74 @@ def _tile(
     for k, logits in enumerate(batch.logits(part, excluded)):
         lse = None if columns is None else columns.lse[k]
         p, value = _residual(batch, part, logits, lse, spread)
-        share = batch.options.dims[k][1] / len(batch.query) / (1 if columns is None else 2)
-        loss += value * share
-        ps = logits.mul_(p.mul_(share))
+        loss += value * batch.shares[k]
+        ps = logits.mul_(p.mul_(batch.shares[k]))
         by_d[k] += ps.sum(0)
-        norm2 = batch.norm2_q[k][part]
-        # Below the floor the norm is a constant, so nothing flows through it.
-        by_q.append(torch.where(norm2 > NORM_FLOOR, ps.sum(1) / norm2, 0))
-        grams.append(p.mul_(batch.inverse_q[k][part, None]).mul_(batch.inverse_d[k]))
-    for k in range(len(grams) - 1, -1, -1):
-        block = batch.blocks[k]
-        if k + 1 < len(grams):
-            grams[k] += grams[k + 1]
-            by_q[k] += by_q[k + 1]
+        by_q.append(ps.sum(1))
+        grams.append(p.mul_(batch.inverse_q[k, part, None]).mul_(batch.inverse_d[k]))
+    for k in range(len(grams) - 2, -1, -1):
+        grams[k] += grams[k + 1]
+    return _Tile(loss, grams, torch.stack(by_q))
+
+
+def _buffer(batch: _Batch, tile: int) -> Tensor | None:
+    """Room for a tile's blocks, where `sse._loss` can do the batch; None where torch has to.
+
+    One for all tiles: asking the system for new pages each time costs as much as the arithmetic.
+    """
+    query, options = batch.query, batch.options
+    fits = query.device.type == "cpu" and query.dtype == torch.float32
+    if _loss is None or not fits or options.symmetric or options.label_smoothing:
+        return None
+    return query.new_empty(len(batch.blocks) * min(tile, len(query)) * len(batch.documents))
+
+
+def _compiled_tile(batch: _Batch, part: slice, buffer: Tensor, by_d: Tensor) -> _Tile:
+    """`_tile` by `sse._loss`: its rows shared among as many threads as torch has."""
+    q, (dims, m) = batch.query[part], batch.norm2_d.shape
+    grams = buffer[: dims * len(q) * m].view(dims, len(q), m)
+    for block, gram in zip(batch.blocks, grams, strict=True):
+        torch.mm(q[:, block], batch.documents[:, block].T, out=gram)
+    excluded = batch.excluded(part)
+    threads = min(torch.get_num_threads(), 1 + grams.numel() // THREAD_WORK)
+    by_q, sums = by_d.new_empty(dims, len(q)), by_d.new_empty(threads, dims, m)
+    shared = (
+        grams.numpy(),
+        batch.inverse_q[:, part].contiguous().numpy(),
+        batch.inverse_d.numpy(),
+        array("f", batch.shares),
+        None if excluded is None else excluded.numpy(),
+        by_q.numpy(),
+    )
+
+    def rows(thread: int) -> float:
+        start, stop = (len(q) * i // threads for i in (thread, thread + 1))
+        diagonal = batch.options.first + part.start
+        return _loss.residual(*shared, sums[thread].numpy(), diagonal, start, stop)
+
+    if threads == 1:
+        loss = rows(0)
+    else:
+        with ThreadPoolExecutor(threads - 1) as pool:
+            others = pool.map(rows, range(1, threads))
+            loss = rows(0) + sum(others)
+    by_d += sums.sum(0)
+    return _Tile(loss, grams, by_q)
+
+
+def _add_gradients(batch: _Batch, part: slice, tile: _Tile, grad_q: Tensor, grad_d: Tensor) -> None:
+    by_q = _through_norms(tile.by_q, batch.norm2_q[:, part])
+    for k, block in enumerate(batch.blocks):
         q = batch.query[part, block]
-        grad_q[:, block] = grams[k] @ batch.documents[:, block] - by_q[k][:, None] * q
-        grad_d[:, block].addmm_(grams[k].T, q)
-    return loss
+        torch.mm(tile.grams[k], batch.documents[:, block], out=grad_q[:, block])
+        grad_q[:, block].addcmul_(by_q[k, :, None], q, value=-1)
+        grad_d[:, block].addmm_(tile.grams[k].T, q)
+
+
+def _through_norms(by: Tensor, norm2: Tensor) -> Tensor:
+    """What flows through the norms into each block of columns, from P S summed: (dims, vectors)."""
+    # Below the floor the norm is a constant, so nothing flows through it.
+    return torch.where(norm2 > NORM_FLOOR, by / norm2, 0).flip(0).cumsum(0).flip(0)
 
 
 def _residual(
@@ -186,10 +260,11 @@ def _residual(
     b, diagonal = len(batch.query), batch.options.first + part.start
     hit = 1 - batch.options.label_smoothing
     own = logits.diagonal(diagonal)
-    lse = logits.logsumexp(1, keepdim=True)
-    p = (logits - lse).exp_()
-    p.diagonal(diagonal).sub_(hit)
-    loss = (lse[:, 0] - hit * own).sum()
+    top = logits.amax(1, keepdim=True)
+    p = (logits - top).exp_()
+    total = p.sum(1, keepdim=True)
+    p.div_(total).diagonal(diagonal).sub_(hit)
+    loss = ((top + total.log())[:, 0] - hit * own).sum()
     if columns is not None:
         p[:, :b] += (logits[:, :b] - columns).exp_()
         p.diagonal(diagonal).sub_(hit)
