@@ -109,7 +109,8 @@ class _Batch:
         self.inverse_q = self.norm2_q.clamp_min(NORM_FLOOR).rsqrt() * options.scale
         self.inverse_d = self.norm2_d.clamp_min(NORM_FLOOR).rsqrt()
         directions = 2 if options.symmetric else 1
-        self.shares = [weight / len(query) / directions for _, weight in options.dims]
+        pairs = max(1, len(query))  # a process may have none
+        self.shares = [weight / pairs / directions for _, weight in options.dims]
 
     def _norms(self, vectors: Tensor) -> Tensor:
         squares = [vectors[:, block].square().sum(1) for block in self.blocks]

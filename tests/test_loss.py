@@ -192,6 +192,12 @@ def test_float32_tiles_equal_the_dense_loss_in_float64(data, way):
             assert (error <= tolerance * largest).all(), (error.max() / largest).item()
 
 
+def test_no_queries_lose_nothing(way):
+    value, (_, gradient) = ours([torch.zeros(0, 8).requires_grad_(), *vectors(4, 1, 8)], [8, 4])
+    assert value == 0
+    assert not gradient.any()
+
+
 def test_threads_change_nothing_but_rounding(way, monkeypatch):
     monkeypatch.setattr(loss_tiled, "THREAD_WORK", 1)
     threads = torch.get_num_threads()
