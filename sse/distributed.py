@@ -174,6 +174,12 @@ def everywhere(error: E) -> E:
     return error
 
 
+def say(line: str) -> None:
+    """Print a line of the run's account, at once; the first process does."""
+    if rank() == 0:
+        print(line, flush=True)  # noqa: T201, the account is the program's output
+
+
 def one_voice(main: Callable[..., T]) -> Callable[..., T]:
     """Have a failure that all processes share said by the first alone.
 

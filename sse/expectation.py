@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from sse.data import PairBatches
 from sse.loss import matryoshka_loss
 from sse.sweep import Trial
-from sse.training import TrainCLI, make_cli
+from sse.train_cli import TrainCLI, make_cli
 
 TIMED = 4  # steps, after one that is not
 REST = 8.0  # seconds a trial needs beside training, while none has been measured

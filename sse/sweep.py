@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from sse.errors import UserError
-from sse.training import TrainCLI, make_cli
+from sse.train_cli import TrainCLI, make_cli
 
 Options = dict[str, Any]
 
