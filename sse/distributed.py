@@ -110,6 +110,23 @@ def from_first(make: Callable[[], T]) -> T:
     return box[0]  # type: ignore[return-value]
 
 
+def alike(options: dict[str, str]) -> None:
+    """Raise UserError, on all processes, where they were started with different options."""
+    if world() == 1:
+        return
+    found: list[dict[str, str]] = [{}] * world()
+    dist.all_gather_object(found, options, group=control())
+    for number, theirs in enumerate(found):
+        for name, value in found[0].items():
+            if theirs.get(name) != value:
+                raise everywhere(
+                    UserError(
+                        f"--{name} is {value} in process 0 and {theirs.get(name)} in process "
+                        f"{number}: give all processes the same options"
+                    )
+                )
+
+
 def highest(values: list[int]) -> list[int]:
     """The largest of each value over all processes."""
     if world() == 1:

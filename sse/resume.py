@@ -42,8 +42,8 @@ def check_resumed(parser: ArgumentParser, config: Namespace) -> None:
             f"--out {config.out} differs from --resume {config.resume}: a resumed run stays in its "
             "folder, leave --out away"
         )
-    saved = _flat(parser.parse_path(str(path)))
-    now = _flat(config)
+    saved = flat(parser.parse_path(str(path)))
+    now = flat(config)
     differ = [
         f"{key}: {saved.get(key)} -> {now.get(key)}"
         for key in sorted(saved.keys() | now.keys())
@@ -151,5 +151,6 @@ def _config(folder: str) -> Path:
     return path
 
 
-def _flat(config: Namespace) -> dict[str, Any]:
+def flat(config: Namespace) -> dict[str, str]:
+    """Every option and its value as text."""
     return {key: str(value) for key, value in vars(config.as_flat()).items()}

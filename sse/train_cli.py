@@ -32,7 +32,7 @@ from sse.module import SSEModule
 from sse.nanobeir import load_nanobeir
 from sse.probe import Diagnostics
 from sse.profile import Stages
-from sse.resume import arguments_of, check_resumed
+from sse.resume import arguments_of, check_resumed, flat
 from sse.run_folder import check_options, log_version, not_started, run_folder
 
 # With max_epochs unset a run gets as many epochs as give about this many steps, within bounds.
@@ -116,6 +116,7 @@ class TrainCLI(LightningCLI):
         config = self.config
         check_options(config)
         distributed.join(cuda=config.trainer.accelerator != "cpu" and torch.cuda.is_available())
+        distributed.alike(flat(config))
         self.folder = distributed.from_first(lambda: run_folder(config))
         say(f"run: {self.folder}")
         if keep_freed_memory():

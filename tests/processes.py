@@ -33,9 +33,12 @@ def _one(rank, world, port, arguments, log, before):
 
 
 class Run:
-    """`world` processes of one run, each with `before(rank)` called first."""
+    """`world` processes of one run, each with `before(rank)` called first.
 
-    def __init__(self, arguments, logs, world=2, before=None):
+    `each` has further options of each process.
+    """
+
+    def __init__(self, arguments, logs, world=2, before=None, each=None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -43,8 +46,8 @@ class Run:
         self.logs = [logs / f"{rank}.txt" for rank in range(world)]
         arguments = [*arguments, f"--trainer.devices={world}", "--trainer.strategy=ddp"]
         self.processes = [
-            CONTEXT.Process(target=_one, args=(rank, world, port, arguments, log, before))
-            for rank, log in enumerate(self.logs)
+            CONTEXT.Process(target=_one, args=(rank, world, port, [*arguments, *own], log, before))
+            for rank, (own, log) in enumerate(zip(each or [()] * world, self.logs, strict=True))
         ]
         for process in self.processes:
             process.start()

@@ -157,6 +157,20 @@ def test_what_ails_all_is_said_once(options, tmp_path, extra, words):
     assert not (tmp_path / "run" / "model").exists()
 
 
+def test_processes_with_unequal_batches_are_refused(options, tmp_path):
+    run = Run(
+        [*options, f"--out={tmp_path / 'run'}"],
+        tmp_path / "logs",
+        each=[["--data.batch_size=16"], ["--data.batch_size=32"]],
+    )
+    assert run.wait(60) == [2, 2]
+    first, second = run.text()
+    line = "--data.batch_size is 16 in process 0 and 32 in process 1: give all processes the same"
+    assert line in first
+    assert "error" not in second
+    assert not (tmp_path / "run").exists()
+
+
 def test_processes_that_nobody_started_are_missed_in_one_line(options, tmp_path):
     with pytest.raises(UserError, match="torchrun --nproc_per_node 2"):
         main([*options, f"--out={tmp_path / 'run'}", "--trainer.devices=2"])
