@@ -1,6 +1,7 @@
 """Disturb the real commands and count what is lost: python -m tests.faults --help."""
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +22,8 @@ from .kills import Tally, kill, together
 from .subjects import Inputs, subjects
 
 KILLED = ("train", "cache", "encode", "sweep", "index", "export")
+# What starts Ray for each of its runs: some 15 s each, without Ray left out.
+ON_RAY = ("shards",) if importlib.util.find_spec("ray") else ()
 FILLED = ("train", "cache", "encode", "encode npy", "encode jsonl", "index", "export", "onnx")
 SHARED = ("cache",)
 
@@ -64,7 +67,7 @@ def tallies(args: argparse.Namespace, root: Path):
     def wanted(name: str) -> bool:
         return name in found and (not args.only or name in args.only)
 
-    for name in filter(wanted, KILLED if args.kills else ()):
+    for name in filter(wanted, KILLED + ON_RAY if args.kills else ()):
         yield kill(found[name], root / f"kill-{name}", args.kills, args.seed)
     for name in filter(wanted, SHARED if args.shared else ()):
         yield together(found[name], root / f"together-{name}", args.shared)

@@ -16,6 +16,7 @@ import sse.cache
 import sse.sweeping
 import sse.trials
 from sse.cli import main as command
+from sse.cluster import main as sharded
 from sse.data import SSEDataModule
 from sse.errors import one_line
 from sse.model import SSE
@@ -148,6 +149,10 @@ def subjects(inputs: Inputs) -> dict[str, Subject]:
     def onnx(folder: Path) -> int:
         return command(["export", str(inputs.model), str(folder / "m.onnx"), "--force"])
 
+    def sharding(folder: Path) -> int:
+        given = [str(inputs.lines), str(folder / "shards"), "--model", str(inputs.model)]
+        return sharded([*given, "--quiet", "--shard_rows=100", "--workers=2"])
+
     sweep = inputs.root / "sweep.yaml"
 
     def sweeping(folder: Path) -> int:
@@ -167,6 +172,7 @@ def subjects(inputs: Inputs) -> dict[str, Subject]:
         Subject("encode", encoding("o.parquet"), ["o.parquet"]),
         Subject("encode npy", encoding("o.npy"), ["o.npy"]),
         Subject("encode jsonl", encoding("o.jsonl"), ["o.jsonl"]),
+        Subject("shards", sharding, ["shards/*"]),
         Subject("index", indexing, ["i.sse"]),
         Subject("export", exporting, ["out/*", "out/*/*"]),
         Subject("onnx", onnx, ["m.onnx"]),
