@@ -1,8 +1,11 @@
 """What several test files share: a tiny tokenizer and model, no network, no noise."""
 
+import functools
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -25,6 +28,26 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if "cluster" in item.keywords:
                 item.add_marker(skip)
+
+
+def pytest_runtest_setup(item):
+    """Leave out what needs Ray where no process can start it."""
+    if "cluster" in item.keywords and (reason := why_no_ray()):
+        pytest.skip(f"Ray does not start here: {reason}")
+
+
+@functools.cache
+def why_no_ray():
+    """Empty where Ray starts."""
+    start = "import ray; ray.init('local', num_cpus=1, include_dashboard=False); ray.shutdown()"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", start], capture_output=True, text=True, timeout=120
+        )
+    except subprocess.TimeoutExpired:
+        return "no answer in two minutes"
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return lines[-1] if done.returncode else ""
 
 
 def unseal(folder):
