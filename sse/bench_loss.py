@@ -56,7 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     ours = "triton" if args.device == "cuda" else "tiled"
     facts: dict[str, Any] = {
-        "command": "python -m sse.bench_loss " + " ".join(arguments or sys.argv[1:]),
+        "command": f"python -m sse.bench_loss --batches {_words(args.batches)} "
+        f"--memory {_words(args.memory)} --rounds {args.rounds} --device {args.device}",
         "machine": machine() | {"threads": torch.get_num_threads()},
         "dims": DIMS,
         "time": {str(b): times(b, ours, args.rounds, args.device) for b in args.batches},
@@ -149,6 +150,10 @@ def memory(pairs: int, ours: str, device: str) -> dict[str, dict[str, float]]:
             continue
         peaks[who] = json.loads(done.stdout)
     return {who: {"bytes": n, "ratio": n / peaks[ours]} for who, n in peaks.items()}
+
+
+def _words(values: list[int]) -> str:
+    return " ".join(map(str, values))
 
 
 def peak(who: str, pairs: int, device: str) -> int:

@@ -40,6 +40,7 @@ def plot(facts: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     wanted = (
@@ -60,6 +61,8 @@ def plot(facts: dict[str, Any], path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="batch, pairs", title=title)
         batches = sorted({r["batch"] for r in facts["results"] if r["kind"] == kind})
         axes.set_xticks(batches, [f"{batch:,}" for batch in batches], rotation=30)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     handles = {
