@@ -27,6 +27,7 @@ def document(count: int, results: dict[str, Any]) -> str:
     rates = results["texts_per_second_and_core"]
     rate = float(np.median(rates["ray worker"]))
     ratio = float(np.median(np.array(rates["ray worker"]) / np.array(rates["encoder"])))
+    plain = float(np.median(np.array(rates["ray worker"]) / np.array(rates["sse encode"])))
     size = results["bytes_in_per_text"]
     beside = results["bytes_out_per_text"] - 4 * results["dim"]  # ids and the file's structure
     shards = math.ceil(count / SHARD_ROWS)
@@ -38,7 +39,8 @@ def document(count: int, results: dict[str, Any]) -> str:
         f"what\n`{results['command']}` measured on {results['cores']} cores: "
         f"**{rate:,.0f} texts/s and core**, a worker's\nreading, encoding and writing of "
         f"{results['dim']}-dimensional float32 vectors, which is {ratio:.2f} of what\n"
-        f"`Encoder.encode` does with texts in memory. A text has {size:,.0f} bytes as a JSON line. "
+        f"`Encoder.encode` does with texts in memory and {plain:.1f} times what `sse encode` does, "
+        f"which\nreads and writes as much. A text has {size:,.0f} bytes as a JSON line. "
         "Times of other texts\nscale with their length. Only the rates are measured: the rest of "
         "this page is arithmetic.\n",
         f"## Time\n\n{core_hours:,.1f} core hours. Pieces do not depend on each other, so the wall "
