@@ -23,7 +23,8 @@ from sse_kernels.allocator import keep_freed_memory
 
 from sse import distributed
 from sse.beir import Collection, load_beir
-from sse.callbacks import WholeCheckpoints, callbacks
+from sse.callbacks import callbacks
+from sse.checkpoints import WholeCheckpoints
 from sse.data import SSEDataModule
 from sse.distributed import say
 from sse.errors import UserError

@@ -22,7 +22,8 @@ import torch
 
 from sse import distributed, evaluation
 from sse.beir import pairs_collection
-from sse.callbacks import LastCheckpoint, Throughput
+from sse.callbacks import Throughput
+from sse.checkpoints import LastCheckpoint
 from sse.distributed import say
 from sse.errors import one_line
 from sse.files import atomic_file, write_json
@@ -89,7 +90,7 @@ def finish(cli: TrainCLI, seconds: float) -> dict[str, Any]:
     last = next(c for c in cli.trainer.callbacks if isinstance(c, LastCheckpoint))
     say(
         f"trained in {seconds:.1f} s, {throughput.rate:,.0f} pairs/s; "
-        f"{last.saves} checkpoint{'s' * (last.saves > 1)} in {last.spent:.1f} s"
+        f"{last.saves} checkpoint{'s' * (last.saves != 1)} in {last.spent:.1f} s"
     )
     model = SSEModel(modules=[module.model.float().cpu()], device="cpu")
     anchors, positives = data.heldout_pairs()

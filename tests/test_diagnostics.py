@@ -290,8 +290,8 @@ def test_a_killed_runs_table_is_the_undisturbed_runs(options, tmp_path):
     options = [*options, "--diagnostics=5"]
     main([*options, f"--out={tmp_path / 'whole'}"])
     code = (
-        "import os, signal, sys, sse.callbacks\n"
-        "old = sse.callbacks.LastCheckpoint.on_train_batch_end\n"
+        "import os, signal, sys, sse.checkpoints\n"
+        "old = sse.checkpoints.LastCheckpoint.on_train_batch_end\n"
         "def die(self, trainer, *rest):\n"
         "    old(self, trainer, *rest)\n"
         "    if trainer.global_step == 15:\n"
@@ -300,7 +300,7 @@ def test_a_killed_runs_table_is_the_undisturbed_runs(options, tmp_path):
         "        trainer.callbacks[0]._measure(trainer, trainer.lightning_module)\n"
         "        trainer.callbacks[0]._write()\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sse.callbacks.LastCheckpoint.on_train_batch_end = die\n"
+        "sse.checkpoints.LastCheckpoint.on_train_batch_end = die\n"
         "from sse.training import main\n"
         "main(sys.argv[1:])\n"
     )

@@ -25,7 +25,7 @@ def disturbed(tmp_path, *arguments):
 
 
 def test_kills_and_full_disks_lose_nothing(tmp_path):
-    only = ["cache", "encode", "export"]
+    only = ["train", "cache", "encode", "export"]
     counts = ["--kills", "2", "--damages", "0", "--full", "1", "--shared", "1"]
     found = disturbed(tmp_path, *counts, "--only", *only)
     assert all(found["kill -9", name]["hit"] >= 1 for name in only)

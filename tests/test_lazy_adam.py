@@ -228,7 +228,7 @@ def test_a_stopped_run_goes_on_as_the_undisturbed_one(options, tmp_path):
     lazily = [*options, "--model.optimizer=lazy_adam", "--eval.times=0"]
     main([*lazily, f"--out={tmp_path / 'whole'}"])
     code = (
-        "import sys, sse.callbacks as c\n"
+        "import sys, sse.checkpoints as c\n"
         "from sse.training import run\n"
         "old = c.LastCheckpoint.on_train_batch_end\n"
         "def stop(self, trainer, *rest):\n"

@@ -1,5 +1,6 @@
 """A run stopped in any way goes on as if nothing had happened, or says why it cannot."""
 
+import csv
 import functools
 import json
 import os
@@ -16,6 +17,7 @@ from training_runs import make_options, same, weights
 
 import sse.data
 import sse.training
+from sse.checkpoints import LastCheckpoint
 from sse.errors import UserError
 from sse.module import SSEModule
 from sse.training import main
@@ -52,6 +54,64 @@ def test_a_killed_run_resumes_bitwise(options, tmp_path, step, extra):
     facts = main([*options, *extra, "--trainer.max_epochs=3", f"--resume={tmp_path / 'broken'}"])
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     assert facts["steps"] == json.loads((tmp_path / "whole" / "metrics.json").read_text())["steps"]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [],
+        ["--trainer.max_steps=11"],
+        ["--data.num_workers=1", "--trainer.max_epochs=2"],
+        ["--trainer.accumulate_grad_batches=2", "--ema=0.9"],
+    ],
+    ids=["epochs", "max-steps", "workers", "accumulation"],
+)
+def test_a_run_stopped_after_every_checkpoint_is_the_undisturbed_one(
+    options, tmp_path, monkeypatch, extra
+):
+    """As many resumptions as checkpoints: the same weights, evaluations and best one."""
+    # Epochs of four steps; evaluations in an epoch and at its end.
+    options = [*options, "--data.batch_size=100", "--data.holdout=20", "--trainer.max_epochs=3"]
+    options += ["--eval.times=6", "--checkpoint_minutes=0", *extra]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    facts = main([*options, f"--out={whole}"])
+    save = LastCheckpoint.save
+
+    def save_and_stop(self, trainer):
+        save(self, trainer)
+        raise Interrupted
+
+    stops = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "save", save_and_stop)
+        place = f"--out={stopped}"
+        while stops < 30:
+            try:
+                main([*options, place])
+            except Interrupted:
+                stops, place = stops + 1, f"--resume={stopped}"
+            else:
+                break
+    assert stops == facts["steps"]
+    assert same(weights(whole), weights(stopped))
+    assert evaluations(whole) == evaluations(stopped)
+    assert len(evaluations(whole)) >= 5
+    best = [torch.load(checkpoint(run, "best"), weights_only=True) for run in (whole, stopped)]
+    assert best[0]["global_step"] == best[1]["global_step"]
+    assert same(best[0]["state_dict"], best[1]["state_dict"])
+
+
+class Interrupted(Exception):
+    """Right after a checkpoint."""
+
+
+def evaluations(folder):
+    """(step, nDCG@10) of each evaluation in training, over all resumptions."""
+    found, name = [], "val/ndcg@10_32d"
+    for log in folder.glob("logs/**/metrics.csv"):
+        rows = csv.DictReader(log.read_text().splitlines())
+        found += [(int(row["step"]), row[name]) for row in rows if row.get(name)]
+    return sorted(found)
 
 
 def test_resuming_with_another_option_says_which(options, tmp_path):
