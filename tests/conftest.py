@@ -87,3 +87,15 @@ def make_model(tokenizer):
         return model
 
     return make
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def way(request, monkeypatch):
+    """Both ways through the tiles of float32 on a CPU."""
+    from sse import loss_tiled
+
+    if request.param == "torch":
+        monkeypatch.setattr(loss_tiled, "_loss", None)
+    elif loss_tiled._loss is None:
+        pytest.skip("sse._loss is not compiled here")
+    return request.param
