@@ -18,17 +18,35 @@ from sse.checkpoints import LastCheckpoint
 
 
 class Throughput(Callback):
-    """Count the pairs trained on and the seconds that took, evaluation excluded."""
+    """Count the pairs trained on and the seconds that took, evaluation excluded.
+
+    A resumed run goes on counting from its checkpoint's last whole step.
+    """
 
     def __init__(self) -> None:
         self.pairs = 0
         self.seconds = 0.0
         self._last: float | None = None
+        self._step = 0
+        self._whole = {"pairs": 0, "seconds": 0.0}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts after the last whole step."""
+        return self._whole
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`'s counts."""
+        self.pairs, self.seconds = state_dict["pairs"], state_dict["seconds"]
+        self._whole = state_dict
 
     @property
     def rate(self) -> float:
         """Pairs per second, over all processes."""
         return self.pairs / self.seconds if self.seconds else 0.0
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Learn where a resumed run stands."""
+        self._step = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: L.LightningModule, batch: Any, step: int
@@ -46,6 +64,9 @@ class Throughput(Callback):
         self.pairs += batch["pairs"]
         self.seconds += now - self._last
         self._last = now
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._whole = {"pairs": self.pairs, "seconds": self.seconds}
         if trainer.global_step % trainer.log_every_n_steps == 0:
             module.log("train/pairs_per_second", self.rate, batch_size=batch["pairs"])
 

@@ -26,7 +26,8 @@ def tables(dataset: Any, rows: int, start: int = 0) -> Iterator[pa.Table]:
     data, touched = dataset.with_format("arrow"), 0.0
     release(files)  # Arrow has read all of a file that it has just mapped
     for first in range(start, len(dataset), rows):
-        table = data[first : first + rows]
+        # Rows picked out of a larger set come as a chunk each.
+        table = data[first : first + rows].combine_chunks()
         yield table
         touched += row_bytes * len(table)
         if touched >= RELEASE:

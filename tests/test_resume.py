@@ -259,6 +259,7 @@ def test_sigterm_saves_and_exits_at_once_and_resumes_bitwise(
     resumed = main([*options, *extra, f"--resume={out}"])
     whole = main([*options, *extra, f"--out={tmp_path / 'whole'}"])
     assert resumed["metrics"] == whole["metrics"]
+    assert resumed["pairs"] == whole["pairs"]
     assert same(weights(tmp_path / "whole"), weights(out))
 
 

@@ -93,8 +93,9 @@ def _content(path: Path) -> bytes:
     if path.suffix == ".ckpt":
         state = torch.load(path, weights_only=True)
         tensors = {**state["state_dict"]}
-        for number, values in state["optimizer_states"][0]["state"].items():
-            tensors |= {f"{number}.{k}": v for k, v in values.items()}
+        for optimizer in state.get("optimizer_states", ()):  # best.ckpt has weights alone
+            for number, values in optimizer["state"].items():
+                tensors |= {f"{number}.{k}": v for k, v in values.items()}
         parts = (name.encode() + tensors[name].numpy().tobytes() for name in sorted(tensors))
         return b"".join(parts) + str(state["global_step"]).encode()
     if path.name == "metrics.json":
@@ -111,7 +112,7 @@ def subjects(inputs: Inputs) -> dict[str, Subject]:
     options = [
         f"--data.paths={inputs.pairs}", "--data.vocab_size=400", "--data.batch_size=32",
         "--model.dim=16", "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false",
-        "--trainer.accelerator=cpu", "--eval.times=2", "--data.holdout=0",
+        "--trainer.accelerator=cpu", "--eval.times=4", "--data.holdout=20",
         "--checkpoint_minutes=0",
     ]  # fmt: skip
 
@@ -165,8 +166,9 @@ def subjects(inputs: Inputs) -> dict[str, Subject]:
 
     found = [
         Subject(
-            "train", training, ["run/checkpoints/last.ckpt", "run/metrics.json",
-            "run/model/*.safetensors", "run/model/tokenizer.json", "run/model/*/*.safetensors"],
+            "train", training, ["run/checkpoints/last.ckpt", "run/checkpoints/best.ckpt",
+            "run/metrics.json", "run/model/*.safetensors", "run/model/tokenizer.json",
+            "run/model/*/*.safetensors"],
         ),
         Subject("cache", build, ["cache/*-*/*", "cache/tokenizers/*"]),
         Subject("encode", encoding("o.parquet"), ["o.parquet"]),
