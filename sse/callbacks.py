@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from sse.checkpoints import LastCheckpoint
+from sse.resume import BEST
 
 
 class Throughput(Callback):
@@ -136,7 +137,7 @@ def callbacks(
         found.append(
             ModelCheckpoint(
                 folder,
-                "best",
+                Path(BEST).stem,
                 monitor=monitor,
                 mode="max",
                 save_weights_only=True,

@@ -70,6 +70,16 @@ def remove_unfinished() -> None:
         _remove(path)
 
 
+def remove_abandoned(target: Path) -> None:
+    """Remove what killed writers of `target` left, as its next writer would."""
+    with _lock(target.parent, "LOCK_EX", "LOCK_NB") as alone:
+        left = target.parent.glob(f".{glob.escape(target.name)}.*.tmp") if alone else ()
+        for path in left:
+            with _lock(path, "LOCK_EX", "LOCK_NB") as free:
+                if free:
+                    _remove(path)
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_file(path) as temporary:
@@ -80,7 +90,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def _temporary(target: Path, make: Callable[..., str]) -> Iterator[Path]:
     """A new file or folder beside `target`, locked, and gone in the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
+    remove_abandoned(target)
     held = contextlib.ExitStack()
     with _lock(target.parent, "LOCK_SH"):  # nobody sweeps until the new one is locked
         path = Path(make(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
@@ -93,16 +103,6 @@ def _temporary(target: Path, make: Callable[..., str]) -> Iterator[Path]:
         finally:
             _remove(path)
             _unfinished.discard(path)
-
-
-def _sweep(target: Path) -> None:
-    """Remove what killed writers of `target` left."""
-    with _lock(target.parent, "LOCK_EX", "LOCK_NB") as alone:
-        left = target.parent.glob(f".{glob.escape(target.name)}.*.tmp") if alone else ()
-        for path in left:
-            with _lock(path, "LOCK_EX", "LOCK_NB") as free:
-                if free:
-                    _remove(path)
 
 
 @contextlib.contextmanager

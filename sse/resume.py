@@ -15,8 +15,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from sse.distributed import world
 from sse.errors import UserError
+from sse.files import remove_abandoned
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 FACTS = "run"  # the checkpoint's key for `facts`
 
 # Options that may differ between a run and its continuation.
@@ -63,6 +64,7 @@ def find_checkpoint(folder: str, say: Callable[[str], None] = print) -> str | No
         UserError: there are checkpoints, and none is whole.
     """
     faults: list[tuple[Path, str]] = []
+    remove_abandoned(Path(folder) / "checkpoints" / BEST)  # it may never be written again
     for name in (LAST, PREVIOUS):
         path = Path(folder) / "checkpoints" / name
         if path.exists():
