@@ -1,7 +1,6 @@
 """Claims about LazyAdam: rows brought up to date late hold what dense AdamW gives them."""
 
 import copy
-import json
 import math
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import sentences
+from training_runs import make_options
 
 import sse
 from sse.errors import UserError
@@ -167,24 +166,7 @@ def test_what_it_cannot_do_exactly_it_refuses():
 @pytest.fixture
 def options(tmp_path):
     """A run of a few seconds."""
-    path = tmp_path / "pairs.jsonl"
-    with open(path, "w", encoding="utf-8") as file:
-        for text in sentences(400, seed=5):
-            words = text.split()
-            row = {"anchor": " ".join(words[:3] + words[-1:]), "positive": " ".join(words[::-1])}
-            file.write(json.dumps(row) + "\n")
-    return [
-        f"--data.paths={path}",
-        f"--data.cache={tmp_path / 'cache'}",
-        "--data.vocab_size=600",
-        "--data.batch_size=32",
-        "--model.dim=32",
-        "--model.weight_decay=0.01",
-        "--eval.baselines=false",
-        "--trainer.max_epochs=2",
-        "--trainer.enable_progress_bar=false",
-        "--trainer.accelerator=cpu",
-    ]
+    return [*make_options(tmp_path), "--model.weight_decay=0.01", "--eval.baselines=false"]
 
 
 @pytest.mark.parametrize(
