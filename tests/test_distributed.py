@@ -230,6 +230,24 @@ def test_a_stopped_run_of_two_resumes_bitwise(options, tmp_path, number, ranks):
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
 
 
+def test_two_stopped_at_an_epochs_end_and_again_right_after_resume_bitwise(options, tmp_path):
+    arguments = [*options, "--data.batch_size=16"]
+    whole = Run([*arguments, f"--out={tmp_path / 'whole'}"], tmp_path / "logs")
+    assert whole.wait() == [0, 0], whole.text()
+    place = f"--out={tmp_path / 'broken'}"
+    for step in (11, 12):  # after 11 of 22
+        stop = functools.partial(_kill, signal.SIGTERM)
+        before = functools.partial(_at, step=step - 1, action=stop, ranks=(0,))
+        broken = Run([*arguments, place], tmp_path / f"stopped-{step}", before=before)
+        assert broken.wait() == [128 + signal.SIGTERM] * 2, broken.text()
+        checkpoint = torch.load(tmp_path / "broken/checkpoints/last.ckpt", weights_only=True)
+        assert checkpoint["global_step"] == step
+        place = f"--resume={tmp_path / 'broken'}"
+    resumed = Run([*arguments, place], tmp_path / "resumed")
+    assert resumed.wait() == [0, 0], resumed.text()
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+
+
 def test_another_number_of_processes_does_not_resume(options, tmp_path):
     arguments = [*options, "--data.batch_size=16"]
     main([*arguments, f"--out={tmp_path / 'run'}"])
