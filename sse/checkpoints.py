@@ -144,7 +144,7 @@ class LastCheckpoint(Callback):
         """
         checkpoint[FACTS] = facts()
         if self._loop is not None:
-            checkpoint["loops"]["fit_loop"] = copy.deepcopy(self._loop)
+            checkpoint["loops"]["fit_loop"] = self._loop
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Save the final state."""

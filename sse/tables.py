@@ -26,8 +26,9 @@ def tables(dataset: Any, rows: int, start: int = 0) -> Iterator[pa.Table]:
     data, touched = dataset.with_format("arrow"), 0.0
     release(files)  # Arrow has read all of a file that it has just mapped
     for first in range(start, len(dataset), rows):
-        # Rows picked out of a larger set come as a chunk each.
-        table = data[first : first + rows].combine_chunks()
+        table = data[first : first + rows]
+        if table.column(0).num_chunks == len(table):
+            table = table.combine_chunks()  # rows picked out of a larger set: a chunk each
         yield table
         touched += row_bytes * len(table)
         if touched >= RELEASE:

@@ -15,9 +15,7 @@ from sse.comparison_table import by_collection, details, to_markdown
 from sse.errors import UserError
 from sse.results import KEY, VERSION
 from sse.selection import HELD_OUT, label, select
-from sse.statistics import (
-    t_interval,
-)
+from sse.statistics import t_interval
 
 QUERIES = {"first": 40, "second": 90}
 
