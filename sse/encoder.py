@@ -4,7 +4,7 @@
 - A batch of texts goes through tokenizer, pooling, norm and L2 normalisation on one thread; several
   batches run on as many cores. All three release the GIL.
 - Pooling and norm work on blocks of rows small enough for the cache.
-- An `Encoder` never changes after loading: any number of threads may share it.
+- An `Encoder` never changes after loading, but for words it remembers: threads may share it.
 """
 
 from __future__ import annotations

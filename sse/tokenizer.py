@@ -1,7 +1,8 @@
 """Text to token ids, in one place.
 
 - `TextTokenizer` wraps one `tokenizers.Tokenizer`: truncation and padding off, no special tokens.
-- nanotoken (extra `fast`) does the same work faster where `sse.fast_tokenizer` finds it equal.
+- nanotoken (extra `fast`) does the same work faster where `sse.fast_tokenizer` finds it equal;
+  otherwise `sse.word_cache` asks the tokenizer once per word where its parts are BERT's.
 - It comes from a `tokenizer.json`, from the hub, or is trained here (BERT's normaliser and
   pre-tokenizer, WordPiece).
 - Nothing here imports torch, transformers or sentence-transformers: inference needs this module.
@@ -30,6 +31,7 @@ from sse.fast_tokenizer import Engine, FastTokenizer, choose_engine
 from sse.files import atomic_file
 from sse.hub import hub_file
 from sse.ragged import Ragged, concatenate
+from sse.word_cache import WordCache, works_word_by_word
 
 # The hub's own aliases of BERT's tokenizers, which carry no owner.
 HUB_ALIASES = {
@@ -82,6 +84,11 @@ class TextTokenizer:
             return Engine("tokenizers", "asked for")
         return choose_engine(self.tokenizer)
 
+    @cached_property
+    def words(self) -> WordCache | None:
+        """The ids of words seen before; None where the tokenizer cannot be asked word by word."""
+        return WordCache(self.tokenizer) if works_word_by_word(self.tokenizer) else None
+
     def encode(self, texts: Sequence[str], parallel: bool | None = None) -> Ragged:
         """Token ids of `texts`, int32, without special tokens; an empty text has none.
 
@@ -111,15 +118,19 @@ class TextTokenizer:
         """The ids of a few texts by Hugging Face's tokenizers."""
         try:
             try:
-                encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+                return self._ids(texts)
             except (UnicodeError, TypeError):  # lone surrogates are str, but no Unicode text
-                texts = [_valid(text) for text in texts]
-                encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+                return self._ids([_valid(text) for text in texts])
         except Exception as error:
             if type(error) is not Exception:
                 raise
             # Rust's own: what the tokenizer.json asks for cannot be done.
             raise UserError(f"the tokenizer fails ({error}): give another one") from error
+
+    def _ids(self, texts: Sequence[str]) -> Ragged:
+        if self.words is not None:
+            return self.words.encode(texts)
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         offsets = _offsets([len(encoding) for encoding in encodings])
         ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
         return Ragged(np.fromiter(ids, np.int32, count=int(offsets[-1])), offsets)
