@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from sse.checkpoints import LastCheckpoint
+from sse.module import logs_at
 from sse.resume import BEST
 
 
@@ -68,7 +69,7 @@ class Throughput(Callback):
         if trainer.global_step != self._step:
             self._step = trainer.global_step
             self._whole = {"pairs": self.pairs, "seconds": self.seconds}
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if logs_at(trainer.global_step, trainer):
             module.log("train/pairs_per_second", self.rate, batch_size=batch["pairs"])
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from sse_kernels.plan import BagPlan
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -82,11 +83,11 @@ class Shards:
         """The parameters that every process has whole."""
         return (p for name, p in self.model.named_parameters() if name not in self.names)
 
-    def pool(self, ids: Tensor, offsets: Tensor) -> Tensor:
+    def pool(self, ids: Tensor, offsets: Tensor, plan: BagPlan | None = None) -> Tensor:
         """Whole vectors of a bag that all processes have: (n, D)."""
         if self.by_column:
-            return gather_columns(self.model.pool(ids, offsets), self.model.dim)
-        means = gather_columns(self.model.mean(ids, offsets), self.model.dim)
+            return gather_columns(self.model.pool(ids, offsets, plan), self.model.dim)
+        means = gather_columns(self.model.mean(ids, offsets, plan), self.model.dim)
         pooled: Tensor = self.model.norm(means)
         return pooled
 

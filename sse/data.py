@@ -18,6 +18,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from sse_kernels.plan import plan_bags
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sse.cache import TokenizedSet, tokenize_set
@@ -255,6 +256,8 @@ class SSEDataModule(L.LightningDataModule):
             self._on_device = DeviceCache.fitting(self.hparams.device_cache, self.sets, device)
         batches.on_device = self._on_device
         waits = device.type == "cuda" and self._on_device is None
+        if waits or workers:
+            batches.vocab = self.tokenizer.vocab_size
         loader = DataLoader(
             batches,
             batch_size=None,
@@ -263,6 +266,12 @@ class SSEDataModule(L.LightningDataModule):
             pin_memory=waits,
         )
         return Ahead(loader) if waits and not workers else loader
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, number: int) -> Any:
+        """The batch on `device`; on the CPU it is there, and looking costs 1% of a short step."""
+        if device.type == "cpu":
+            return batch
+        return super().transfer_batch_to_device(batch, device, number)
 
     def val_dataloader(self) -> DataLoader[Features]:
         """The held-out pairs in slices, columns anchor and positive only."""
@@ -279,6 +288,8 @@ class PairBatches(Dataset[Features]):
     """Item t is batch t of the plan, gathered into one bag of token ids.
 
     Of several processes each gets all of it: it pools every pair, over its share of the columns.
+    Where `vocab` is set, a batch brings the order of its backward pass (`sse_kernels.plan`) along:
+    worth it where a worker or a thread makes it while another batch is trained on.
     """
 
     def __init__(
@@ -290,6 +301,7 @@ class PairBatches(Dataset[Features]):
     ) -> None:
         self.sets, self.plan, self.mask, self.columns = sets, plan, mask, columns
         self.on_device: DeviceCache | None = None  # where it is set, batches are gathered there
+        self.vocab: int | None = None
 
     def __getitem__(self, step: int) -> Features:
         """`ids` (N,) and `offsets` (columns * B + 1,) of anchors, positives, negatives in turn."""
@@ -303,6 +315,8 @@ class PairBatches(Dataset[Features]):
             "offsets": torch.from_numpy(bag.offsets),
             "pairs": len(rows),
         }
+        if self.vocab is not None:
+            features["plan"] = plan_bags(features["ids"], features["offsets"], self.vocab)
         if self.mask:
             ids = np.ascontiguousarray(self.sets[number].text_ids[rows].T)
             features["text_ids"] = torch.from_numpy(ids.view(np.int64))  # (columns, B)

@@ -17,6 +17,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import InputModule
 from sse_kernels import bag_dyt, bag_mean
+from sse_kernels.plan import BagPlan
 from sse_kernels.table_grad import TableGrad
 from torch import Tensor, nn
 
@@ -83,17 +84,20 @@ class SSE(InputModule):
         """What `repr` shows."""
         return {"norm": self.norm_name, "dim": self.dim, "vocab": self.embedding.num_embeddings}
 
-    def pool(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Texts to vectors: ids (N,), offsets (B + 1,) -> (B, D)."""
+    def pool(self, ids: Tensor, offsets: Tensor, plan: BagPlan | None = None) -> Tensor:
+        """Texts to vectors: ids (N,), offsets (B + 1,) -> (B, D).
+
+        A `plan` of the same bag, prepared ahead, spares the backward pass a sort.
+        """
         weight = self.embedding.weight
         if (gate := self.norm.fused()) is not None:
-            return bag_dyt(weight, ids, offsets, *gate, table_grad=self.table_grad)
-        pooled: Tensor = self.norm(self.mean(ids, offsets))
+            return bag_dyt(weight, ids, offsets, *gate, plan=plan, table_grad=self.table_grad)
+        pooled: Tensor = self.norm(self.mean(ids, offsets, plan))
         return pooled
 
-    def mean(self, ids: Tensor, offsets: Tensor) -> Tensor:
+    def mean(self, ids: Tensor, offsets: Tensor, plan: BagPlan | None = None) -> Tensor:
         """Mean rows of the table, before the norm: (B, D)."""
-        return bag_mean(self.embedding.weight, ids, offsets, table_grad=self.table_grad)
+        return bag_mean(self.embedding.weight, ids, offsets, plan=plan, table_grad=self.table_grad)
 
     def preprocess(
         self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any

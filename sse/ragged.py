@@ -39,12 +39,14 @@ class Ragged:
 
     def take(self, rows: NDArray[np.integer]) -> Ragged:
         """The texts `rows` (any order, repeats allowed), gathered without a Python loop."""
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
+        # An np.memmap makes an object that remembers its file of whatever is taken from it.
+        all_ids, all_offsets = np.asarray(self.ids), np.asarray(self.offsets)
+        starts = all_offsets[rows]
+        lengths = all_offsets[rows + 1] - starts
         offsets = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         flat = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return Ragged(self.ids[flat], offsets)
+        return Ragged(all_ids[flat], offsets)
 
 
 def concatenate(parts: Sequence[Ragged]) -> Ragged:

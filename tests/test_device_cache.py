@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import sentences
+from lightning.fabric.utilities import move_data_to_device
+from sse_kernels.plan import plan_bags
 from torch.utils.data import DataLoader
 
 from sse.cache import TokenizedSet
 from sse.data import EpochSteps, PairBatches, SSEDataModule
 from sse.device_cache import Ahead, DeviceCache
 from sse.errors import UserError
+from sse.model import SSE
 from sse.ragged import Ragged
 from sse.sampler import Batch
 from sse.training import main
@@ -121,23 +124,59 @@ def test_a_thread_ahead_hands_on_errors_and_ends_with_its_reader(sets, plan):
     assert threading.active_count() == before
 
 
-def test_a_run_with_the_cache_is_bitwise_the_run_without(tmp_path):
+def test_a_batch_brings_the_order_of_its_backward_pass_where_asked(sets, plan):
+    vocab = 10**6 + 1
+    batches = PairBatches(sets, plan)
+    batches.vocab = vocab
+    brought = [batch["plan"] for batch in DataLoader(batches, batch_size=None, num_workers=1)]
+    batches.vocab = None
+    for step, given in enumerate(brought):
+        batch = batches[step]
+        made = plan_bags(batch["ids"], batch["offsets"], vocab)
+        assert torch.equal(given.rows, made.rows) and torch.equal(given.starts, made.starts)
+        moved = move_data_to_device({"plan": given}, torch.device("meta"))["plan"]
+        assert {t.device.type for t in (moved.rows, moved.starts, moved.whole)} == {"meta"}
+
+
+def test_workers_bring_it_and_it_is_used(tmp_path, monkeypatch):
+    seen = []
+    real = SSE.pool
+
+    def pool(self, ids, offsets, plan=None):
+        seen.append(plan is not None)
+        return real(self, ids, offsets, plan)
+
+    monkeypatch.setattr(SSE, "pool", pool)
+    run_of(tmp_path, "worker", "--data.num_workers=1", "--eval.times=0", "--data.holdout=0")
+    assert set(seen) == {True}
+    seen.clear()
+    run_of(tmp_path, "none", "--eval.times=0", "--data.holdout=0")
+    assert set(seen) == {False}  # on a CPU it would only be made sooner
+
+
+def test_a_run_with_the_cache_or_a_worker_is_bitwise_the_run_without(tmp_path):
+    states = [
+        run_of(tmp_path, "off", "--data.device_cache=off"),
+        run_of(tmp_path, "on", "--data.device_cache=on"),
+        run_of(tmp_path, "worker", "--data.num_workers=1"),
+    ]
+    for other in states[1:]:
+        assert all(torch.equal(states[0][name], other[name]) for name in states[0])
+
+
+def run_of(tmp_path, name, *options):
+    """The weights after an epoch over 200 pairs."""
     path = tmp_path / "pairs.jsonl"
     rows = [{"anchor": text, "positive": text[::-1]} for text in sentences(200, seed=5)]
     path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    states = []
-    for mode in ("off", "on"):
-        options = [
-            f"--data.paths={path}", f"--data.cache={tmp_path / 'cache'}", "--data.vocab_size=300",
-            "--data.batch_size=16", f"--data.device_cache={mode}", "--data.unique_texts=false",
-            "--model.dim=16", "--eval.baselines=false", "--trainer.max_epochs=1",
-            "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
-            f"--out={tmp_path / mode}",
-        ]  # fmt: skip
-        main(options)
-        saved = torch.load(tmp_path / mode / "checkpoints" / "last.ckpt", weights_only=True)
-        states.append(saved["state_dict"])
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    main([
+        f"--data.paths={path}", f"--data.cache={tmp_path / 'cache'}", "--data.vocab_size=300",
+        "--data.batch_size=16", "--data.unique_texts=false", "--model.dim=16",
+        "--eval.baselines=false", "--trainer.max_epochs=1", "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false", f"--out={tmp_path / name}", *options,
+    ])  # fmt: skip
+    saved = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+    return saved["state_dict"]
 
 
 def test_options_that_cannot_go_together_are_refused():

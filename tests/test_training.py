@@ -1,5 +1,6 @@
 """`python experiments/train.py` keeps its contracts: files, options, one-line errors."""
 
+import csv
 import json
 import math
 
@@ -151,6 +152,18 @@ def test_the_trainers_usual_options_work(options, tmp_path, extra):
         scores = {name: by["held-out pairs"] for name, by in facts["metrics"].items()}
         dim = next(iter(scores["trained"]))
         assert scores["trained"][dim]["mrr@10"] > scores["untrained"][dim]["mrr@10"]
+
+
+@pytest.mark.parametrize("every", [0, 1, 5])
+def test_the_loss_is_logged_every_so_many_steps(options, tmp_path, every):
+    out = tmp_path / "run"
+    main([*options, f"--out={out}", f"--trainer.log_every_n_steps={every}", "--eval.times=0"])
+    path = out / "logs" / "metrics.csv"
+    rows = list(csv.DictReader(path.open())) if path.exists() else []
+    losses = [row for row in rows if row.get("train/loss")]
+    steps = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert len(losses) == (steps // every if every else 0)
+    assert all(row["train/pairs_per_second"] for row in losses)
 
 
 def test_an_existing_run_is_never_overwritten(options, tmp_path):
