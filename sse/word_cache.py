@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from array import array
+from collections.abc import Container, Iterable, Sequence
+from itertools import accumulate, chain, islice
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ from sse.ragged import Ragged
 MAX_WORDS = 500_000  # some 200 bytes each; then it starts again, as the frequent ones soon return
 MAX_LETTERS = 40  # of a word that is kept: longer ones hardly come twice
 FEW_LETTERS = 5_000  # texts of fewer are not worth finding their distinct words
+FEW_WORDS = 8  # unseen ones, as a query has, are asked for one by one: 5 us each
 GROUP = 256  # words that Hugging Face's tokenizer takes as one input: a result costs as much as ten
 ITEM = 4  # bytes of an id
 
@@ -71,47 +74,57 @@ class WordCache:
             if token in text:
                 whole.update(row for row, text in enumerate(texts) if token in text)
         if len(text) < FEW_LETTERS:
-            rows = [[t] if i in whole else _WORD.findall(t) for i, t in enumerate(texts)]
-            words = self._look_up(list(chain.from_iterable(rows)))
-            ends = np.cumsum([0, *map(len, rows)])
-        else:
-            data = [t.encode() for t in texts]
-            if self._lowers:  # ASCII letters only, as the normaliser would: fewer distinct words
-                data = [t if i in whole else t.lower() for i, t in enumerate(data)]
-            distinct, order, ends = _distinct(data, whole)
-            words = self._look_up(distinct).take(order)
-        return Ragged(words.ids, words.offsets[ends])
+            return self._few(texts, whole)
+        data = [t.encode() for t in texts]
+        if self._lowers:  # ASCII letters only, as the normaliser would: fewer distinct words
+            data = [t if i in whole else t.lower() for i, t in enumerate(data)]
+        words, order, ends = _distinct(data, whole)
+        pieces = self._look_up(words)
+        distinct = Ragged(_ids(pieces), _offsets(map(len, pieces)))
+        every = distinct.take(order)
+        return Ragged(every.ids, every.offsets[ends])
 
-    def _look_up(self, words: list[str]) -> Ragged:
+    def _few(self, texts: Sequence[str], whole: Container[int]) -> Ragged:
+        """The same for a query or a few, where a call of numpy's costs as much as a word."""
+        rows = [[t] if i in whole else _WORD.findall(t) for i, t in enumerate(texts)]
+        pieces = iter(self._look_up(list(chain.from_iterable(rows))))
+        parts = [b"".join(islice(pieces, len(row))) for row in rows]
+        return Ragged(_ids(parts), _offsets(map(len, parts)))
+
+    def _look_up(self, words: list[str]) -> list[bytes]:
         """The ids of each word."""
-        found = list(zip(words, map(self._seen.get, words), strict=True))
-        unseen = dict.fromkeys(word for word, ids in found if ids is None)
-        fresh = self._encode(list(unseen)) if unseen else {}
-        pieces = [fresh[word] if ids is None else ids for word, ids in found]
-        offsets = np.zeros(len(words) + 1, np.int64)
-        np.cumsum([len(piece) // ITEM for piece in pieces], out=offsets[1:])
-        # Of a bytearray the array is writable.
-        return Ragged(np.frombuffer(bytearray().join(pieces), np.int32), offsets)
+        found = list(map(self._seen.get, words))
+        unseen = [word for word, ids in zip(words, found, strict=True) if ids is None]
+        if not unseen:
+            return cast("list[bytes]", found)
+        fresh = self._encode(list(dict.fromkeys(unseen)))
+        return [fresh[w] if ids is None else ids for w, ids in zip(words, found, strict=True)]
 
     def _encode(self, words: list[str]) -> dict[str, bytes]:
         """The ids of each word, by Hugging Face's tokenizer; those worth it are kept."""
-        groups = [words[i : i + GROUP] for i in range(0, len(words), GROUP)]
-        fresh: dict[str, bytes] = {}
-        for group, encoding in zip(
-            groups,
-            self._tokenizer.encode_batch(groups, is_pretokenized=True, add_special_tokens=False),
-            strict=True,
-        ):
-            ids = np.array(encoding.ids, np.int32).tobytes()
-            owners = np.array(encoding.word_ids, np.int64)  # of each id: which word of the group
-            ends = (np.bincount(owners, minlength=len(group)).cumsum() * ITEM).tolist()
-            fresh.update(
-                (word, ids[start:end])
-                for word, start, end in zip(group, [0, *ends[:-1]], ends, strict=True)
-            )
+        few = len(words) <= FEW_WORDS
+        fresh = self._one_by_one(words) if few else self._in_groups(words)
         if len(self._seen) + len(fresh) > MAX_WORDS:
             self._seen = {"": b""}
         self._seen.update((word, ids) for word, ids in fresh.items() if len(word) <= MAX_LETTERS)
+        return fresh
+
+    def _one_by_one(self, words: list[str]) -> dict[str, bytes]:
+        encodings = (self._tokenizer.encode(word, add_special_tokens=False) for word in words)
+        return {w: array("i", e.ids).tobytes() for w, e in zip(words, encodings, strict=True)}
+
+    def _in_groups(self, words: list[str]) -> dict[str, bytes]:
+        groups = [words[i : i + GROUP] for i in range(0, len(words), GROUP)]
+        encodings = self._tokenizer.encode_batch(
+            groups, is_pretokenized=True, add_special_tokens=False
+        )
+        fresh: dict[str, bytes] = {}
+        for group, encoding in zip(groups, encodings, strict=True):
+            ids = array("i", encoding.ids).tobytes()
+            owners = np.array(encoding.word_ids, np.int64)  # of each id: which word of the group
+            ends = (np.bincount(owners, minlength=len(group)).cumsum() * ITEM).tolist()
+            starts = [0, *ends[:-1]]
+            fresh |= {w: ids[i:j] for w, i, j in zip(group, starts, ends, strict=True)}
         return fresh
 
 
@@ -132,6 +145,15 @@ def works_word_by_word(tokenizer: Tokenizer) -> bool:
             for token in tokenizer.get_added_tokens_decoder().values()
         )
     )
+
+
+def _ids(pieces: Iterable[bytes]) -> NDArray[np.int32]:
+    return np.frombuffer(bytearray().join(pieces), np.int32)  # of a bytearray: writable
+
+
+def _offsets(sizes: Iterable[int]) -> NDArray[np.int64]:
+    """Of pieces of so many bytes."""
+    return np.array([0, *accumulate(sizes)], np.int64) // ITEM
 
 
 def _distinct(
