@@ -268,7 +268,7 @@ class SSEDataModule(L.LightningDataModule):
         return Ahead(loader) if waits and not workers else loader
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, number: int) -> Any:
-        """The batch on `device`; on the CPU it is there, and looking costs 1% of a short step."""
+        """The batch on `device`; on the CPU it is there, and need not be looked through."""
         if device.type == "cpu":
             return batch
         return super().transfer_batch_to_device(batch, device, number)

@@ -2,7 +2,7 @@
 
 - The table is memory-mapped, so a model opens at once and processes share its pages.
 - A batch of texts goes through tokenizer, pooling, norm and L2 normalisation on one thread; several
-  batches run on as many cores. All three release the GIL.
+  batches run on as many cores. nanotoken, pooling and norm release the GIL.
 - Pooling and norm work on blocks of rows small enough for the cache.
 - An `Encoder` never changes after loading, but for words it remembers: threads may share it.
 """

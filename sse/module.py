@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from sse_kernels.table_grad import TableGrad
 from torch import Tensor
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from sse.column_parallel import Shards
 from sse.distributed import everywhere, from_first, rank, total, world
@@ -21,6 +19,7 @@ from sse.lazy_adam import LazyAdam
 from sse.loss import check_dims, check_smoothing, matryoshka_loss
 from sse.model import SSE
 from sse.norms import check_norm
+from sse.optimizer import check_optimizer, make_optimizer, make_schedule
 from sse.tokenizer import TextTokenizer
 
 PUBLISHED_DIMS = (512, 256, 128, 64, 32)
@@ -85,18 +84,7 @@ class SSEModule(L.LightningModule):
         self.weights = _weights(self.dims, matryoshka_dims, matryoshka_weights)
         check_norm(norm)
         check_smoothing(label_smoothing)
-        if schedule not in SCHEDULES:
-            raise UserError(
-                f"unknown schedule '{schedule}' (--model.schedule): choose one of "
-                f"{', '.join(SCHEDULES)}"
-            )
-        if optimizer not in OPTIMIZERS:
-            raise UserError(
-                f"unknown optimizer '{optimizer}' (--model.optimizer): choose one of "
-                f"{', '.join(OPTIMIZERS)}"
-            )
-        if not 0 <= warmup <= 1:
-            raise UserError(f"warmup is {warmup} (--model.warmup): give a share from 0 to 1")
+        check_optimizer(optimizer, schedule, warmup)
         self._heldout: list[Tensor] = []
         self.shards: Shards | None = None
         self._lazy: LazyAdam | None = None
@@ -185,8 +173,8 @@ class SSEModule(L.LightningModule):
     def _report(self, loss: Tensor, pairs: int) -> None:
         """Log the batch's loss over all processes and stop at the first NaN.
 
-        Lightning is told of it only where it writes it down, since telling it takes 3% of a step of
-        short texts. On a GPU a value is looked at only where it is fetched anyway: it would wait.
+        Lightning is told of it only where it writes it down: telling it is not free. On a GPU a
+        value is looked at only where it is fetched anyway: it would wait.
         """
         loss = total(loss.detach())
         logged = self.global_step == 0 or logs_at(self.global_step + 1, self.trainer)
@@ -267,52 +255,14 @@ class SSEModule(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam and a schedule by step."""
         options = self.hparams
-        optimizer = self._optimizer()
-        total = self.trainer.datamodule.optimizer_steps(self.trainer)
-        warmup = math.ceil(options.warmup * total)
-        decay = SCHEDULES[options.schedule]
-
-        def factor(step: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return decay((step - warmup) / max(1, total - warmup))
-
-        schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def _optimizer(self) -> AdamW:
-        options = self.hparams
-        norm_lr = options.lr if options.norm_lr is None else options.norm_lr
-        parts = [
-            {"params": [p for p in part.parameters() if p.requires_grad], "lr": lr}
-            for part, lr in ((self.model.embedding, options.lr), (self.model.norm, norm_lr))
-        ]
-        groups = [part for part in parts if part["params"]]
-        given = {
-            "lr": options.lr,
-            "betas": (0.9, options.adam_beta2),
-            "eps": options.adam_eps,
-            "weight_decay": options.weight_decay,
+        optimizer = make_optimizer(self.model, options)
+        self._lazy = optimizer if isinstance(optimizer, LazyAdam) else None
+        steps = self.trainer.datamodule.optimizer_steps(self.trainer)
+        schedule = make_schedule(optimizer, options.schedule, options.warmup, steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-        if options.optimizer == "adam":
-            return AdamW(groups, **given, fused=True)
-        if world() > 1:
-            raise everywhere(
-                UserError("--model.optimizer lazy_adam is exact on one process only: give adam")
-            )
-        try:
-            self._lazy = LazyAdam(groups, self.model.embedding.weight, **given)
-        except ValueError as error:
-            raise UserError(f"--model.optimizer lazy_adam: {error}; or use adam") from error
-        return self._lazy
-
-
-OPTIMIZERS = ("adam", "lazy_adam")
-SCHEDULES = {
-    "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * min(1.0, share))),
-    "linear": lambda share: max(0.0, 1 - share),
-    "constant": lambda share: 1.0,
-}
 
 
 def own_positive_ndcg(anchors: Tensor, positives: Tensor) -> float:
