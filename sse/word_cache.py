@@ -27,7 +27,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from sse.ragged import Ragged
 
-MAX_WORDS = 500_000  # some 200 bytes each; then it starts again, as the frequent ones soon return
+MAX_WORDS = 500_000  # some 150 bytes each; then it starts again, as the frequent ones soon return
 MAX_LETTERS = 40  # of a word that is kept: longer ones hardly come twice
 FEW_LETTERS = 5_000  # texts of fewer are not worth finding their distinct words
 FEW_WORDS = 8  # unseen ones, as a query has, are asked for one by one: 5 us each
