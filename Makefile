@@ -39,9 +39,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m sse_kernels.bench $(ARGS)
-	$(BIN)/python -m sse.bench $(ENCODING)
-	$(if $(TRAINING),$(BIN)/python -m sse.bench_training $(TRAINING))
+	$(BIN)/python -m experiments.benchmarks.kernels $(ARGS)
+	$(BIN)/python -m experiments.benchmarks.encoding $(ENCODING)
+	$(if $(TRAINING),$(BIN)/python -m experiments.benchmarks.training $(TRAINING))
 
 # ARGS="--results runs/norms": of your own sweep
 report: $(STAMP)

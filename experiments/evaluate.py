@@ -5,7 +5,7 @@ python experiments/evaluate.py MODEL_DIR --beir FOLDER [FOLDER ...] [--dims 512 
 
 import sys
 
-from sse.cli import main
+from sse.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["evaluate", *sys.argv[1:]]))

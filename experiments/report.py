@@ -5,7 +5,7 @@ python experiments/report.py [--results OUT] [--out runs/report.html]
 
 import sys
 
-from sse.notebooks import run
+from sse.analysis.notebooks import run
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -1,11 +1,11 @@
 """Run an ablation sweep: python experiments/sweep.py --config SWEEP.yaml --out DIR.
 
-See --help; a sweep's file is described in sse/sweep.py, its tables in sse/results.py.
+See --help; a sweep's file is described in sse/sweeps/grid.py, its tables in sse/sweeps/results.py.
 """
 
 import sys
 
-from sse.sweeping import run
+from sse.cli.sweep import run
 
 if __name__ == "__main__":
     sys.exit(run())

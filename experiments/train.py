@@ -2,7 +2,7 @@
 
 import sys
 
-from sse.training import run
+from sse.training.run import run
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -7,21 +7,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sse.encoder import Encoder
-    from sse.errors import UserError
-    from sse.loader import load
-    from sse.model import SSE, SSEModel
-    from sse.portable import export
+    from sse.common.errors import UserError
+    from sse.model.export import export
+    from sse.model.load import load
+    from sse.model.model import SSE, SSEModel
+    from sse.serving.encoder import Encoder
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Encoder": "sse.encoder",
-    "SSE": "sse.model",
-    "SSEModel": "sse.model",
-    "UserError": "sse.errors",
-    "export": "sse.portable",
-    "load": "sse.loader",
+    "Encoder": "sse.serving.encoder",
+    "SSE": "sse.model.model",
+    "SSEModel": "sse.model.model",
+    "UserError": "sse.common.errors",
+    "export": "sse.model.export",
+    "load": "sse.model.load",
 }
 __all__ = ["SSE", "Encoder", "SSEModel", "UserError", "__version__", "export", "load"]
 

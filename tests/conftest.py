@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
-WORDS = ["red", "green", "blue", "circle", "square", "large", "small", "spins", "rolls", "over"]
+from tests.helpers.samples import sentences
 
 
 def pytest_collection_modifyitems(items):
@@ -50,25 +49,10 @@ def why_no_ray():
     return lines[-1] if done.returncode else ""
 
 
-def unseal(folder):
-    """Drop a model folder's digests, as one who changes its files on purpose does."""
-    path = folder / "sse_config.json"
-    config = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps({k: v for k, v in config.items() if k not in ("files", "check")}))
-    return folder
-
-
-def sentences(count: int, words: int = 6, seed: int = 0) -> list[str]:
-    """`count` different pseudo-sentences."""
-    generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(len(WORDS), (count, words), generator=generator)
-    return [" ".join(WORDS[i] for i in row) + f" {n}" for n, row in enumerate(picks.tolist())]
-
-
 @pytest.fixture(scope="session")
 def tokenizer():
     """WordPiece trained on a few hundred pseudo-sentences."""
-    from sse.tokenizer import train_tokenizer  # not above: the kernels' tests need no sse
+    from sse.text.tokenizer import train_tokenizer  # not above: the kernels' tests need no sse
 
     return train_tokenizer(sentences(300), 400, progress=False)
 
@@ -76,7 +60,7 @@ def tokenizer():
 @pytest.fixture
 def make_model(tokenizer):
     """Make an SSE module whose norm has left its start."""
-    from sse.model import SSE
+    from sse.model.model import SSE
 
     def make(norm="dyt", dim=32, **kwargs):
         model = SSE(tokenizer, dim, norm, seed=0, **kwargs)
@@ -92,10 +76,10 @@ def make_model(tokenizer):
 @pytest.fixture(params=["compiled", "torch"])
 def way(request, monkeypatch):
     """Both ways through the tiles of float32 on a CPU."""
-    from sse import loss_tiled
+    from sse.loss import tiled as loss_tiled
 
     if request.param == "torch":
         monkeypatch.setattr(loss_tiled, "_loss", None)
     elif loss_tiled._loss is None:
-        pytest.skip("sse._loss is not compiled here")
+        pytest.skip("sse.loss._tiled is not compiled here")
     return request.param

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sse_kernels.backends import has_triton
 from sse_kernels.checks import FLOATS
-from sse_kernels.paths import has_triton
 
 Precision = Literal["auto", "ieee", "tf32", "tf32x3"]
 
@@ -202,7 +202,7 @@ def _products(precision: Precision, dtype: torch.dtype) -> str:
 def _launches(query: Tensor) -> ModuleType:
     if not has_triton():
         raise ImportError("matryoshka_contrastive needs Triton: pip install triton (CUDA or ROCm)")
-    module = importlib.import_module("sse_kernels.contrastive_gpu")
+    module = importlib.import_module("sse_kernels.contrastive_triton")
     if query.device.type == "cpu" and not module.INTERPRETED:
         raise ValueError("matryoshka_contrastive on CPU tensors: set TRITON_INTERPRET=1 before")
     return module

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sse_kernels import host
-from sse_kernels.paths import Backend, path_of
+from sse_kernels import bag_aten as host
+from sse_kernels.backends import Backend, path_of
 from sse_kernels.plan import BagPlan
 
 _PLAN = "Tensor? rows, Tensor? starts, Tensor? whole, bool atomic, str backend"

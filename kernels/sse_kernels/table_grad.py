@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sse_kernels import host
+from sse_kernels import bag_aten as host
 from sse_kernels.plan import BagPlan
 
 FEW = 8  # up to V / FEW rows with tokens, clearing and adding them beats writing all V
@@ -60,7 +60,7 @@ class TableGrad:
             weight: the leaf.
             shares: (B, D), what each token of a bag receives, from path's `backward` or `share`.
             plan: the batch, transposed.
-            path: `sse_kernels.host` or `sse_kernels.gpu`, whose kernels write.
+            path: `sse_kernels.bag_aten` or `sse_kernels.bag_triton`, whose kernels write.
         """
         grad = weight.grad
         if grad is None:

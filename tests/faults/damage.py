@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 
 import sse
-from sse.encoder import Encoder
-from sse.errors import one_line
-from sse.index import Index
-from sse.quantise import write_compact
+from sse.common.errors import one_line
+from sse.model.quantise import write_compact
+from sse.serving.encoder import Encoder
+from sse.serving.index import Index
 
 from .forked import forked
 from .kills import Tally
@@ -133,7 +133,7 @@ def _model(source: Path, folder: Path, read: Callable[[Path], bytes]) -> Target:
 
 
 def _index(inputs: Inputs, folder: Path, kind: str) -> Target:
-    from sse.cli import main as command
+    from sse.cli.main import main as command
 
     folder.mkdir(parents=True)
     path = folder / "i.sse"

@@ -65,10 +65,10 @@ def seeds() -> dict[str, list[bytes]]:
 
 def readers(root: Path) -> dict[str, Callable[[bytes], object]]:
     """What takes each kind of bytes."""
-    from sse.beir import load_beir
-    from sse.encoder import Encoder
-    from sse.index_file import open_chunks
-    from sse.texts import read_rows
+    from sse.evaluation.collection import load_beir
+    from sse.serving.encoder import Encoder
+    from sse.serving.index_file import open_chunks
+    from sse.text.records import read_rows
 
     given = seeds()
 
@@ -125,8 +125,8 @@ def readers(root: Path) -> dict[str, Callable[[bytes], object]]:
 def _index() -> bytes:
     import numpy as np
 
-    from sse.index_file import index_writer
-    from sse.texts import Row
+    from sse.serving.index_file import index_writer
+    from sse.text.records import Row
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "i")
@@ -146,11 +146,11 @@ def fuzz_one(name: str, root: Path, arguments: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["sse"]):
-        import sse.beir
-        import sse.encoder
-        import sse.index_file
-        import sse.texts  # noqa: F401
-    from sse.errors import UserError
+        import sse.evaluation.collection
+        import sse.serving.encoder
+        import sse.serving.index_file
+        import sse.text.records  # noqa: F401
+    from sse.common.errors import UserError
 
     read = readers(root)[name]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))

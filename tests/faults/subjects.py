@@ -12,21 +12,21 @@ from types import SimpleNamespace
 import datasets
 import torch
 
-import sse.cache
-import sse.sweeping
-import sse.trials
-from sse.cli import main as command
-from sse.cluster import main as sharded
-from sse.data import SSEDataModule
-from sse.errors import one_line
-from sse.model import SSE
-from sse.portable import export
-from sse.results import read_results
-from sse.tokenizer import train_tokenizer
-from sse.training import run as train
+import sse.cli.sweep
+import sse.data.token_cache
+import sse.sweeps.trials
+from sse.cli.encode_corpus import main as sharded
+from sse.cli.main import main as command
+from sse.common.errors import one_line
+from sse.data.datamodule import SSEDataModule
+from sse.model.export import export
+from sse.model.model import SSE
+from sse.sweeps.results import read_results
+from sse.text.tokenizer import train_tokenizer
+from sse.training.run import run as train
 
 WORDS = [a + b for a in "bcdfgklmnprstvz" for b in ("a", "en", "or", "ist", "ule", "amp")]
-sse.cache.RECORD_ROWS = 100  # several records in a small cache
+sse.data.token_cache.RECORD_ROWS = 100  # several records in a small cache
 
 
 def texts(count: int, seed: int, words: int = 8) -> list[str]:
@@ -159,10 +159,10 @@ def subjects(inputs: Inputs) -> dict[str, Subject]:
     def sweeping(folder: Path) -> int:
         # Workers are forked from here, where torch is imported, not spawned.
         forking = SimpleNamespace(get_context=lambda name: multiprocessing.get_context("fork"))
-        sse.trials.mp = forking  # type: ignore[attr-defined]
+        sse.sweeps.trials.mp = forking  # type: ignore[attr-defined]
         os.environ["SSE_CACHE"] = str(folder / "cache")  # an option would name the trials
         out = f"--out={folder / 'out'}"
-        return sse.sweeping.run([f"--config={sweep}", out, "--jobs=2", "--threads=1"])
+        return sse.cli.sweep.run([f"--config={sweep}", out, "--jobs=2", "--threads=1"])
 
     found = [
         Subject(

@@ -1,0 +1,275 @@
+"""What the notebooks read: a sweep of norms (or another option), or a small extract of one.
+
+A folder holds the sweep's `results.parquet` and `diagnostics.parquet`. An extract holds the same
+tables with less in them, and `differences.parquet`, since its results have no scores of queries:
+
+    python -m sse.analysis.study runs/norms notebooks/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sse.analysis.comparison import MEAN, compare, summarise
+from sse.analysis.selection import SEED, label, pair, plain, restrict, said
+from sse.cli.main import Parser
+from sse.common.errors import UserError, one_line
+from sse.common.files import atomic_file
+from sse.model.norm_forms import NORMS
+from sse.sweeps.results import KEY, VERSION, read_results
+
+VARIABLE = "SSE_RESULTS"
+DEFAULT = "notebooks/results"
+CONFIG = "experiments/configs/sweeps/norms.yaml"
+SIZE = "size"  # pairs to train on: data.pairs, or the pairs seen where that is unset
+METRIC = "ndcg@10"
+
+# Of the diagnostics, what the figures and findings need; per dimension, the last step's alone.
+QUANTITIES = (
+    *("z_p01", "z_p05", "z_p25", "z_p50", "z_p75", "z_p95", "z_p99", "tokens_mean", "texts"),
+    *("share_abs_z_above_1", "share_abs_z_above_3", "gate_slope_mean", "gate_slope_lowest_dim"),
+    *("gradient_y_norm", "gradient_x_norm", "gradient_passed", "alpha_mean", "alpha_std"),
+    *("token_norm_growth_p05", "token_norm_growth_p50", "token_norm_growth_p95"),
+    *("token_norm_growth_frequent", "token_norm_growth_middle", "token_norm_growth_rare"),
+    *("y_variance_mean", "y_effective_rank", "y_variance_participation"),
+)
+COLUMNS = ("trial", SEED, "data.pairs", "pairs", "steps", "collection", "dim", METRIC, "commit")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The trials of a sweep that can be compared, by one option, at each size of the data.
+
+    Args:
+        results: a row per trial, collection and dimension; with `size`.
+        measured: the diagnostics, with `level`, `size` and `seed` of their trial.
+        differences: `compare`'s tables of two families of comparisons, named in `family`: `size`,
+            at the largest dimension, and `dim`, at the largest size.
+        by: the option compared.
+        reference: its level that others are compared with.
+        levels: the levels, the reference first.
+        left_out: what had no equal in the reference's seeds, said; empty where nothing.
+    """
+
+    results: pd.DataFrame
+    measured: pd.DataFrame
+    differences: pd.DataFrame
+    by: str
+    reference: str
+    levels: list[str]
+    left_out: str
+
+    @property
+    def sizes(self) -> list[int]:
+        """Pairs to train on, ascending."""
+        return sorted({int(size) for size in self.results[SIZE]})
+
+    @property
+    def dims(self) -> list[int]:
+        """Dimensions, descending."""
+        return sorted({int(dim) for dim in self.results["dim"]}, reverse=True)
+
+    @property
+    def seeds(self) -> int:
+        """Seeds at the largest size."""
+        return int(self.results[self.results[SIZE] == self.sizes[-1]][SEED].nunique())
+
+    @property
+    def collections(self) -> list[str]:
+        """What the mean is over."""
+        return [name for name in dict.fromkeys(self.by_dim["collection"]) if name != MEAN]
+
+    @cached_property
+    def by_size(self) -> pd.DataFrame:
+        """`summarise`'s table at the largest dimension, at each size."""
+        return summarise(self.results, [self.by, SIZE], METRIC, dims=self.dims[:1])
+
+    @cached_property
+    def by_dim(self) -> pd.DataFrame:
+        """`summarise`'s table at the largest size, at each dimension."""
+        rows = self.results[self.results[SIZE] == self.sizes[-1]]
+        return summarise(rows, [self.by], METRIC)
+
+    def family(self, name: str) -> pd.DataFrame:
+        """The comparisons by `size` or by `dim`."""
+        return self.differences[self.differences["family"] == name]
+
+    def curve(self, quantity: str, side: str = "model", length: str = "all") -> pd.DataFrame:
+        """A diagnostic at the largest size: `level`, `step`, `mean`, `low`, `high` over seeds.
+
+        `low` and `high` are the seeds' least and most.
+        """
+        rows = self._rows(quantity, side, length)
+        found = rows.groupby(["level", "step"], sort=True)["value"].agg(["mean", "min", "max"])
+        return found.rename(columns={"min": "low", "max": "high"}).reset_index()
+
+    def last(self, quantity: str, side: str = "model", length: str = "all") -> dict[str, float]:
+        """A diagnostic's mean over seeds after the last step, by level."""
+        curve = self.curve(quantity, side, length)
+        found = {level: part["mean"].iloc[-1] for level, part in curve.groupby("level")}
+        return {level: float(found[level]) for level in self.levels if level in found}
+
+    def per_dim(self, quantity: str, side: str = "model") -> dict[str, np.ndarray]:
+        """A diagnostic's values per dimension after the last step, by level: (seeds, D) each."""
+        rows = self._rows(quantity, side, "all")
+        rows = rows[rows["per_dim"].notna()]
+        last = rows[rows["step"] == rows.groupby("trial")["step"].transform("max")]
+        parts = dict(iter(last.groupby("level")))
+        return {v: np.stack(parts[v]["per_dim"].tolist()) for v in self.levels if v in parts}
+
+    def _rows(self, quantity: str, side: str, length: str) -> pd.DataFrame:
+        m = self.measured
+        here = (m["quantity"] == quantity) & (m["side"] == side) & (m["length"] == length)
+        return m[here & (m[SIZE] == self.sizes[-1])]
+
+
+def read_study(
+    folder: str | Path | None = None,
+    by: str = "model.norm",
+    reference: str = "none",
+    *,
+    where: Mapping[str, str] | None = None,
+    resamples: int = 10_000,
+) -> Study:
+    """Read a sweep's folder or an extract, and make its comparisons.
+
+    Trials whose level lacks, at their size, a seed of the reference are left out and named.
+
+    Args:
+        folder: by default $SSE_RESULTS, else notebooks/results.
+        by: the option compared.
+        reference: its level that others are compared with.
+        where: options that must have a value, as text, where a sweep varies more than `by`.
+        resamples: of the bootstrap.
+
+    Raises:
+        UserError: no results, or none of the reference.
+    """
+    root = Path(folder or os.environ.get(VARIABLE) or Path(__file__).parents[2] / DEFAULT)
+    if not (root / "results.parquet").is_file():
+        raise UserError(
+            f"{root}: no sweep's results here: make them with `python experiments/sweep.py "
+            f"--config {CONFIG} --out {root}`, or set {VARIABLE} to a sweep's folder"
+        )
+    results = restrict(read_results(root), where or {}).reset_index(drop=True)
+    if by not in results:
+        raise UserError(f"{root}: the results have no option {by!r}")
+    pairs = results.get("data.pairs", pd.Series(np.nan, index=results.index))
+    # Pairs seen differ a little between seeds, and where data.pairs is unset there is one size.
+    results[SIZE] = pd.to_numeric(pairs).fillna(results["pairs"].max()).astype(int)
+    results[by] = [label(value) for value in results[by]]
+    if reference not in set(results[by]):
+        there = ", ".join(dict.fromkeys(results[by]))
+        raise UserError(f"{root}: no trial with {by}={reference}; there are {there}")
+    results, left_out = _comparable(results, by, reference)
+    levels = _order(list(dict.fromkeys(results[by])), reference)
+    if f"query_{METRIC}" in results:
+        differences = _compare(results, by, reference, resamples)
+    else:
+        differences = read_results(root, "differences")
+    measured = read_results(root, "diagnostics")
+    of_trial = results.drop_duplicates("trial").set_index("trial")
+    measured = measured[measured["trial"].isin(of_trial.index)]
+    measured = measured.assign(
+        level=measured["trial"].map(of_trial[by]),
+        size=measured["trial"].map(of_trial[SIZE]),
+        seed=measured["trial"].map(of_trial[SEED]),
+    )
+    return Study(results, measured, differences, by, reference, levels, left_out)
+
+
+def write_extract(study: Study, folder: str | Path) -> Path:
+    """Write what `read_study` needs of `study`, without scores of queries."""
+    root = Path(folder)
+    results = study.results[[name for name in (*COLUMNS, study.by) if name in study.results]]
+    m = study.measured
+    kept = m[m["quantity"].isin(QUANTITIES)].drop(columns=["level", SIZE, "seed"])
+    largest = m.loc[kept.index, SIZE] == study.sizes[-1]
+    last = kept["step"] == kept.groupby("trial")["step"].transform("max")
+    kept = kept[largest].assign(per_dim=kept["per_dim"].where(last), value=kept["value"])
+    for name, table in (
+        ("results", results),
+        ("diagnostics", kept.astype({"value": "float32"})),
+        ("differences", study.differences),
+    ):
+        made = pa.Table.from_pandas(table, preserve_index=False)
+        with atomic_file(root / f"{name}.parquet") as temporary:
+            pq.write_table(
+                made.replace_schema_metadata({KEY: VERSION}), temporary, compression="zstd"
+            )
+    return root
+
+
+def _compare(results: pd.DataFrame, by: str, reference: str, resamples: int) -> pd.DataFrame:
+    """Two families of comparisons, each corrected on its own."""
+    largest = results[results[SIZE] == results[SIZE].max()]
+    families = {
+        "size": compare(
+            results, by, reference, METRIC, within=[SIZE], dims=[int(results["dim"].max())],
+            resamples=resamples,
+        ),
+        "dim": compare(largest, by, reference, METRIC, resamples=resamples),
+    }  # fmt: skip
+    found = [frame.assign(family=name) for name, frame in families.items()]
+    return pd.concat(found, ignore_index=True)
+
+
+def _comparable(results: pd.DataFrame, by: str, reference: str) -> tuple[pd.DataFrame, str]:
+    """The rows whose level has all of the reference's seeds at their size; the others, named."""
+    seeds = results.groupby([by, SIZE])[SEED].agg(set).to_dict()
+    kept, dropped = [], []
+    for (level, size), found in seeds.items():
+        wanted = seeds.get((reference, size))
+        if wanted is not None and wanted <= found:
+            here = (results[by] == level) & (results[SIZE] == size)
+            kept.append(results[here & results[SEED].isin(wanted)])
+        else:
+            dropped.append(said({by: level, SIZE: plain(size)}))
+    left_out = f"left out, as the seeds of {reference} are not all there: {'; '.join(dropped)}"
+    return pd.concat(kept, ignore_index=True), left_out if dropped else ""
+
+
+def _order(levels: list[str], reference: str) -> list[str]:
+    """The reference, then the registry's order for norms, else as met."""
+    known = {name: i for i, name in enumerate(NORMS)}
+    return sorted(levels, key=lambda v: (v != reference, known.get(v, len(known))))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = Parser(
+        prog="python -m sse.analysis.study", description="Write a small extract of a sweep."
+    )
+    found.add_argument("out", help="the sweep's folder")
+    found.add_argument("folder", help="where to write the extract")
+    found.add_argument("--by", default="model.norm", help="the option compared")
+    found.add_argument("--reference", default="none", help="its level to compare with")
+    found.add_argument(
+        "--where", action="append", default=[], metavar="OPTION=VALUE", help="only trials with it"
+    )
+    return found
+
+
+@one_line
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    given = parser().parse_args(arguments)
+    where = dict(map(pair, given.where))
+    study = read_study(given.out, given.by, given.reference, where=where)
+    root = write_extract(study, given.folder)
+    size = sum(file.stat().st_size for file in root.glob("*.parquet"))
+    print(f"{root}: {size / 2**20:.1f} MiB. {study.left_out}".strip())  # noqa: T201
+
+
+if __name__ == "__main__":
+    raise SystemExit(run())

@@ -1,0 +1,257 @@
+"""A corpus to shards of vectors on every core of a machine or a Ray cluster.
+
+- A Ray Data set of piece descriptors, not of rows, is mapped over one actor per core; an actor
+  reads its piece, encodes it and writes the shard. Ray Data's own readers and writers give no line
+  numbers for bad rows, name files by task rather than by input, and write vectors as an extension
+  type; sending rows through the object store would copy the corpus for nothing. Scheduling, lost
+  nodes and retries stay Ray's.
+- A piece's shard has its number for a name and appears whole. So a run that was stopped, killed or
+  lost its cluster goes on with the shards that are missing, and ends with the same bytes.
+- `_manifest.json` says what the shards were made of; a run with anything else is refused.
+- Everything a user can get wrong is found before Ray starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sse.cli.main import Parser
+from sse.common.errors import Stopped, UserError, one_line
+from sse.serving.corpus_files import PLACES, Columns, InputFile, Piece, find_files, parquet_types
+from sse.serving.encoder import Encoder
+from sse.serving.manifest import manifest_of, pieces_of
+from sse.serving.ray_pool import encoded, ray_session
+from sse.serving.shards import (
+    PRECISIONS,
+    REJECTED,
+    VECTOR,
+    Job,
+    Store,
+    shard_name,
+)
+from sse.serving.threads import cores
+from sse.text.json_rows import json_types
+from sse.text.records import pick_column
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nothing then keeps two runs apart
+    fcntl = None  # type: ignore[assignment]
+
+REJECTED_EXIT = 3
+INSTALL = "pip install 'stable-static-embedding[cluster]'"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code.
+
+    0 all rows encoded; 3 all done, but rows were set aside; otherwise those of
+    `sse.common.errors.one_line`: 2 bad input, 1 a full disk, 128 + the signal that stopped the run.
+    """
+    totals: dict[str, Any] = {}
+    code = one_line(_main)(arguments, totals)
+    return REJECTED_EXIT if code == 0 and totals.get("rejected") else code
+
+
+def _main(arguments: Sequence[str] | None, totals: dict[str, Any]) -> None:
+    parser = Parser(prog="encode.py", description=__doc__)
+    add = parser.add_argument
+    add("source", metavar="IN", help="parquet or jsonl(.gz): a file, a folder or a glob; or a URL")
+    add("target", metavar="OUT", help="folder of the shards (part-00000.parquet ...), or a URL")
+    add("-m", "--model", required=True, metavar="FOLDER")
+    add("--cluster", metavar="ADDRESS", help="of a Ray cluster, or auto (default: this machine)")
+    add("--workers", type=int, help="actors, one core each (default: as many as there are cores)")
+    add("--text", metavar="COLUMN", help="of the texts (default: text, or the only one)")
+    add("--id", metavar="COLUMN", help="carried through (default: id or _id, or else file and row)")
+    add("--keep", nargs="+", default=[], metavar="COLUMN", help="further columns to carry through")
+    add("--dim", type=int, help="first dimensions only (Matryoshka)")
+    add("--precision", choices=PRECISIONS, default="float32")
+    add("--prompt", metavar="NAME", help="the model's prompt to put first, such as query")
+    add("--no-normalize", action="store_true", help="do not scale vectors to length 1")
+    add("--no-fast", action="store_true", help="Hugging Face's tokenizer in any case")
+    add("--shard_rows", "--shard-rows", type=int, default=100_000, metavar="N")
+    add("--quiet", action="store_true", help="no progress, no summary")
+    add("--json", action="store_true", help="the summary as JSON")
+    args = parser.parse_args(arguments)
+    totals |= encode_corpus(args)
+    if args.json:
+        sys.stdout.write(json.dumps(totals) + "\n")
+    elif not args.quiet:
+        sys.stdout.write(_summary(args.target, totals) + "\n")
+
+
+def encode_corpus(args: argparse.Namespace) -> dict[str, Any]:
+    """Write the shards that are missing; the totals of all.
+
+    Raises:
+        UserError: anything wrong with the input, the model, the output or the options.
+        Stopped: by Ctrl-C or SIGTERM, with whole shards left.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(f"Ray is not installed: {INSTALL}; or use `sse encode` on one machine")
+    if args.shard_rows < 1 or (args.workers is not None and args.workers < 1):
+        raise UserError("--shard_rows and --workers: give at least 1")
+    store = Store(args.target)
+    if store.system.isfile(store.root):
+        raise UserError(f"{args.target} is a file: name a folder for the shards")
+    model = Encoder(args.model, args.dim, fast=not args.no_fast)
+    model.encode("", prompt_name=args.prompt)  # whether the model has the prompt
+    files = find_files(args.source)
+    columns = find_columns(files, args.text, args.id, args.keep)
+    job = Job(
+        model=str(Path(args.model).expanduser().resolve()),
+        out=str(store.system.unstrip_protocol(store.root)),
+        columns=columns,
+        dim=model.dim,
+        precision=args.precision,
+        prompt=args.prompt,
+        normalize=not args.no_normalize,
+        fast=not args.no_fast,
+    )
+    _ = job.schema  # whether the precision fits the dimensions
+    with _only_run(store):
+        pieces = pieces_of(store, manifest_of(job, files, args.shard_rows), files, args.shard_rows)
+        return _run(args, job, store, pieces)
+
+
+def find_columns(
+    files: Sequence[InputFile], text: str | None, identity: str | None, keep: Sequence[str]
+) -> Columns:
+    """What to read and what to carry through, by the first file.
+
+    Raises:
+        UserError: a column that is missing or holds no text, or one with the vectors' name.
+    """
+    url = files[0].url
+    read = json_types if files[0].kind == "json" else parquet_types
+    types, texts = read(url)
+    for name in (text, identity, *keep):
+        if name is not None and name not in types:
+            raise UserError(f"{url}: no column '{name}': it has {', '.join(types)}")
+    text = text or pick_column(texts, {}, url, "--text")
+    if text not in texts:
+        raise UserError(f"{url}: '{text}' holds {types[text]}, expected texts")
+    identity = identity or next((name for name in ("id", "_id") if name in types), None)
+    names = dict.fromkeys([*([identity] if identity else []), *keep])
+    fields = [*([] if identity else PLACES), *((name, types[name]) for name in names)]
+    taken = [name for name, _ in fields]
+    if VECTOR in taken or len(set(taken)) < len(taken):
+        raise UserError(f"{url}: columns {', '.join([*taken, VECTOR])} of a shard must differ")
+    return Columns(text, pa.schema(fields), identity is None)
+
+
+@contextlib.contextmanager
+def _only_run(store: Store) -> Iterator[None]:
+    """Keep two runs of this machine from one local folder, and leave nothing unfinished there."""
+    with contextlib.ExitStack() as stack:
+        if store.local and fcntl is not None:
+            Path(store.root).mkdir(parents=True, exist_ok=True)
+            handle = os.open(store.root, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{store.root}: another run is writing there") from None
+        store.tidy()
+        try:
+            yield
+        finally:
+            store.tidy()
+
+
+def _run(
+    args: argparse.Namespace, job: Job, store: Store, pieces: Sequence[Piece]
+) -> dict[str, Any]:
+    """Encode the pieces without a shard; totals of all."""
+    present = store.names()
+    missing = [piece for piece in pieces if shard_name(piece.number) not in present]
+    progress = Progress(len(pieces), len(pieces) - len(missing), args.quiet)
+    start, done, worked, faults = time.perf_counter(), 0, 0.0, []
+    if missing:
+        try:
+            with ray_session(args.cluster, min(args.workers or cores(), len(missing))):
+                signal.signal(signal.SIGTERM, _terminated)  # Ray has put its own in its place
+                for told in encoded(job, missing, args.workers, args.cluster):
+                    if told["errno"]:
+                        raise OSError(told["errno"], told["fault"])
+                    faults += [told["fault"]] * bool(told["fault"])
+                    done, worked = done + told["rows"], worked + told["seconds"]
+                    progress.shard(told["rows"])
+        except KeyboardInterrupt:
+            way_on = f"{progress.done} of {len(pieces)} shards are whole; the same command goes on"
+            raise Stopped(signal.SIGINT, way_on) from None
+        finally:
+            progress.close()
+    if faults:
+        more = f" ({len(faults)} pieces in all)" if len(faults) > 1 else ""
+        raise UserError(f"{faults[0]}{more}; mend it and run again: other shards are kept")
+    counts = [store.counts(shard_name(piece.number)) for piece in pieces]
+    return {
+        "shards": len(pieces),
+        "encoded_shards": len(missing),
+        "texts": sum(count.rows for count in counts),
+        "rejected": sum(count.rejected for count in counts),
+        "encoded_texts": done,
+        "seconds": round(time.perf_counter() - start, 3),
+        "worker_seconds": round(worked, 3),
+        "dim": job.dim,
+        "out": job.out,
+    }
+
+
+class Progress:
+    """Shards, texts a second and the time left, on standard error."""
+
+    def __init__(self, total: int, done: int, quiet: bool) -> None:
+        self.total, self.done, self.quiet = total, done, quiet
+        self.new, self.texts, self.start, self.shown = 0, 0, time.perf_counter(), 0.0
+        self.terminal = sys.stderr.isatty()
+        if done and not quiet:
+            sys.stderr.write(f"{done} of {total} shards are there; {total - done} to encode\n")
+
+    def shard(self, texts: int) -> None:
+        """Count a shard."""
+        self.done, self.new, self.texts = self.done + 1, self.new + 1, self.texts + texts
+        now = time.perf_counter()
+        if self.quiet or now - self.shown < (0.2 if self.terminal else 30):
+            return
+        self.shown, seconds = now, now - self.start
+        left = seconds / self.new * (self.total - self.done)
+        line = (
+            f"shards {self.done}/{self.total}, {self.texts / seconds:,.0f} texts/s, "
+            f"{left / 60:,.1f} min left"
+        )
+        sys.stderr.write(f"\r{line:<70}" if self.terminal else f"{line}\n")
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """End the line."""
+        if self.terminal and self.shown:
+            sys.stderr.write("\n")
+
+
+def _summary(target: str, totals: dict[str, Any]) -> str:
+    rate = totals["encoded_texts"] / max(totals["seconds"], 1e-9)
+    line = (
+        f"{totals['texts']:,} texts in {totals['shards']:,} shards -> {target} "
+        f"({totals['encoded_texts']:,} of them now, in {totals['seconds']:.1f} s, {rate:,.0f}/s)"
+    )
+    if totals["rejected"]:
+        line += f"; {totals['rejected']:,} rows set aside in {target}/{REJECTED}"
+    return line
+
+
+def _terminated(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,92 @@
+"""The command `sse`: train, encode, evaluate, export, info, index, search.
+
+Each command's module is imported when it is asked for, so `sse --help` and `sse encode` start
+without torch. Exit codes are those of `sse.common.errors.one_line`: 0 success, 1 a full disk, 2
+bad input,
+130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import sse
+from sse.common.errors import UserError, one_line
+from sse.common.signals import stopped_by_signals
+
+COMMANDS = {
+    "train": ("sse.cli.model", "train a model (needs torch)"),
+    "encode": ("sse.cli.encode", "texts of a file to vectors"),
+    "evaluate": ("sse.cli.model", "retrieval quality of a model on collections (needs torch)"),
+    "export": ("sse.cli.model", "write a model as a portable, smaller or ONNX one"),
+    "info": ("sse.cli.model", "what a model folder holds and what will run it"),
+    "index": ("sse.cli.search", "texts to one searchable file"),
+    "search": ("sse.cli.search", "search such a file, once or interactively"),
+}
+EXAMPLES = """examples:
+  sse encode corpus.jsonl vectors.parquet -m model
+  echo "a short text" | sse encode - - -m model
+  sse export model smaller --rows int8 --dim 256
+  sse index notes/ notes.sse -m model
+  sse search notes.sse "how to restart the server"
+  sse train --data.paths '[pairs.jsonl]' --out runs/mine
+
+`sse COMMAND --help` says more of each.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(**kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = arguments[0] if arguments else "--help"
+    try:
+        if name == "train":  # its options are the trainer's own
+            return import_module("sse.training.run").run(arguments[1:])
+        return _command(name, arguments[1:])
+    except BrokenPipeError:  # `sse ... | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+@one_line
+def _command(name: str, arguments: list[str]) -> None:
+    if name in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return
+    if name in ("-V", "--version"):
+        sys.stdout.write(f"sse {sse.__version__}\n")
+        return
+    if name not in COMMANDS:
+        raise UserError(f"'{name}' is no command: choose one of {', '.join(COMMANDS)}")
+    with stopped_by_signals():
+        module = import_module(COMMANDS[name][0])
+        parser = Parser(prog=f"sse {name}")
+        run: Callable[[argparse.Namespace], None] = getattr(module, name)(parser)
+        run(parser.parse_args(arguments))
+
+
+def _overview() -> str:
+    lines = [f"  {name:10}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["usage: sse COMMAND ...", "", "commands:", *lines, "", EXAMPLES])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

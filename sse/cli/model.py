@@ -1,0 +1,165 @@
+"""`sse evaluate`, `sse export` and `sse info`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from sse.common.errors import UserError
+from sse.model.quantise import ROW_KINDS
+
+Run = Callable[[argparse.Namespace], None]
+
+
+def info(parser: argparse.ArgumentParser) -> Run:
+    """Declare the options of `sse info`."""
+    parser.description = "What a model folder holds, and which tokenizer and pooling will run it."
+    parser.epilog = "examples:\n  sse info model\n  sse info model --json | jq .tokenizer_because\n"
+    parser.add_argument("model", metavar="DIR")
+    parser.add_argument("--json", action="store_true")
+    return _info
+
+
+def _info(args: argparse.Namespace) -> None:
+    from sse.serving.encoder import Encoder
+
+    facts = Encoder(args.model).info()
+    if args.json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        return
+    facts["table"] = f"{facts.pop('table_bytes') / 2**20:,.1f} MiB of {facts.pop('rows')} rows"
+    facts["tokenizer"] += f" ({facts.pop('tokenizer_because')})"
+    facts["prompts"] = ", ".join(f"{k}: {v!r}" for k, v in facts["prompts"].items() if v) or "none"
+    facts["max_tokens"] = facts["max_tokens"] or "no limit"
+    for name, value in facts.items():
+        sys.stdout.write(f"{name.replace('_', ' '):<12} {value}\n")
+
+
+def export(parser: argparse.ArgumentParser) -> Run:
+    """Declare the options of `sse export`."""
+    parser.description = (
+        "Write a model to another folder: portable (for sentence-transformers, needs torch), with "
+        "smaller rows\n(for this package, needs no torch), or as ONNX."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  sse export published-model portable\n"
+        "  sse export model small --rows int8 --dim 256\n"
+        "  sse export model model.onnx\n"
+    )
+    add = parser.add_argument
+    add("model", metavar="DIR")
+    add("target", metavar="OUT", help="a new folder, or a file ending in .onnx")
+    add("--rows", choices=ROW_KINDS, default="float32", help="how the table is stored")
+    add("--dim", type=int, help="first dimensions only (Matryoshka)")
+    add("--force", action="store_true", help="replace OUT if it is an ONNX file")
+    add("--json", action="store_true")
+    return _export
+
+
+def _export(args: argparse.Namespace) -> None:
+    target = Path(args.target)
+    if target.suffix == ".onnx":
+        from sse.model.onnx import export_onnx
+        from sse.serving.vector_files import check_target
+
+        check_target(target, args.force)
+        if args.rows != "float32":
+            raise UserError(f"--rows {args.rows}: an ONNX file holds float32 rows")
+        export_onnx(args.model, target, args.dim)
+    elif target.exists() and (target.is_file() or any(target.iterdir())):
+        raise UserError(f"{target} exists: give a new folder, or a file ending in .onnx")
+    elif args.rows != "float32":
+        from sse.model.quantise import write_compact
+
+        write_compact(args.model, target, args.rows, args.dim)
+    else:
+        _portable(args.model, target, args.dim)
+    files = [target] if target.is_file() else [f for f in target.rglob("*") if f.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    if args.json:
+        sys.stdout.write(json.dumps({"out": str(target), "bytes": size}) + "\n")
+    else:
+        sys.stdout.write(f"{target}: {size / 2**20:,.1f} MiB\n")
+
+
+def _portable(source: str, target: Path, dim: int | None) -> None:
+    from sse.model.folder import read_folder
+    from sse.model.quantise import truncate
+
+    folder = read_folder(source)
+    if dim is not None:
+        folder = truncate(folder, dim)
+    from sse.model.export import export
+    from sse.model.load import build  # slow: torch, only now that the folder is sound
+    from sse.model.model import SSEModel
+
+    names = ("prompts", "default_prompt_name", "similarity_fn_name")
+    kept = {name: folder.settings[name] for name in names if folder.settings.get(name)}
+    export(SSEModel(modules=[build(folder)], device="cpu", **kept), target)
+
+
+def evaluate(parser: argparse.ArgumentParser) -> Run:
+    """Declare the options of `sse evaluate`."""
+    parser.description = (
+        "Evaluate a model on retrieval collections, at each Matryoshka dimension. The JSON is\n"
+        "{folder name: {dim: {metric: value}}}."
+    )
+    parser.epilog = (
+        "examples:\n"
+        "  sse evaluate model --beir scifact nfcorpus --dims 512 128\n"
+        "  sse evaluate model --nanobeir --baselines --report report/\n"
+    )
+    add = parser.add_argument
+    add("model", metavar="DIR", help="any sentence-transformers folder")
+    add("--beir", nargs="+", default=[], metavar="FOLDER", help="folders in the BEIR layout")
+    add("--split", help="which qrels/SPLIT.tsv (default: test, or the only one)")
+    add("--nanobeir", nargs="?", const="sentence-transformers/NanoBEIR-en", metavar="SOURCE",
+        help="the hub's, or a folder")  # fmt: skip
+    add("--dims", nargs="+", type=int, help="prefixes to evaluate (default: all standard ones)")
+    add("--baselines", action="store_true", help="BM25 and, for a static model, one untrained")
+    add("--json", metavar="FILE", help="write every metric; - for standard output, alone")
+    add("--report", metavar="FOLDER", help="write table, intervals, figure, per-query scores")
+    add("--graded", action="store_true", help="nDCG with judged grades as gains, not binary")
+    add("--device", help="cpu, cuda, ... (default: what is there)")
+    add("--batch-size", type=int, default=256)
+    return _evaluate
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    if not Path(args.model).is_dir():
+        raise UserError(f"{args.model}: no such folder: give a model's folder")
+    if not args.beir and not args.nanobeir:
+        raise UserError("nothing to evaluate on: give --beir FOLDER or --nanobeir")
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size}: give at least 1")
+    for path, wrong in ((args.json, Path.is_dir), (args.report, Path.is_file)):
+        if path and wrong(Path(path)):
+            raise UserError(
+                f"{path}: --json takes a file, --report a folder, and this is the other"
+            )
+    from sse.evaluation import collection as beir
+    from sse.evaluation import nanobeir
+
+    collections = [beir.load_beir(folder, args.split) for folder in args.beir]
+    collections += nanobeir.load_nanobeir(args.nanobeir) if args.nanobeir else []
+    from sse.common import files  # slow imports: only now that the collections are sound
+    from sse.evaluation import report, systems
+
+    model = systems.load_model(args.model, args.device)
+    results = systems.evaluate_beside(
+        model, collections, args.dims, args.baselines,
+        batch_size=args.batch_size, graded=args.graded, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    values = results["model"].values()
+    if args.json == "-":
+        sys.stdout.write(json.dumps(values) + "\n")
+    else:
+        sys.stdout.write(report.format_table(results) + "\n")
+        if args.json:
+            files.write_json(args.json, values)
+    if args.report:
+        report.write_report(results, args.report)

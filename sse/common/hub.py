@@ -1,0 +1,105 @@
+"""The Hugging Face hub with a short fuse: an unreachable hub says so within five seconds.
+
+The hub's own client retries for 23 s before it gives up. So one small request with a deadline
+goes first, and only a hub that answers is asked for more; what the local cache holds is used
+without asking.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sse.common.errors import UserError
+
+DEADLINE = 3.0  # seconds, name look-up included
+
+
+class HubUnreachable(UserError):
+    """The hub does not answer, or the user forbids asking it."""
+
+
+def hub_file(name: str, file: str) -> Path:
+    """Local path of one file of a hub model, from the cache or downloaded.
+
+    Raises:
+        UserError: no such model or file, or an unreachable hub.
+    """
+    import huggingface_hub
+    from huggingface_hub.utils import HFValidationError
+
+    way_out = "give the path of a local tokenizer.json, or --data.tokenizer train"
+    try:
+        cached = huggingface_hub.try_to_load_from_cache(name, file)
+    except HFValidationError:
+        raise UserError(f"{name}: neither a file nor a hub name; {way_out}") from None
+    if isinstance(cached, str):
+        return Path(cached)
+    ask_hub(f"tokenizer {name}", lambda api: api.model_info(name, timeout=DEADLINE), way_out)
+    try:
+        return Path(huggingface_hub.hf_hub_download(name, file, etag_timeout=DEADLINE))
+    except Exception as error:
+        raise UserError(f"{name}: {file} does not download ({_first(error)}); {way_out}") from error
+
+
+def ask_hub(what: str, question: Callable[[Any], Any], way_out: str) -> Any:
+    """`question(HfApi)` within the deadline, or a UserError naming `what` and `way_out`."""
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    if offline():
+        raise HubUnreachable(
+            f"{what}: not in the local cache, and HF_HUB_OFFLINE forbids asking the hub; "
+            f"unset it, or {way_out}"
+        )
+    endpoint = constants.ENDPOINT
+    try:
+        return _within(DEADLINE, lambda: question(huggingface_hub.HfApi()))
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"{what}: gated on {endpoint}; accept its terms there and log in with 'hf auth login', "
+            f"or {way_out}"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{what}: no such name on {endpoint} (or private); check it, or {way_out}"
+        ) from error
+    except Exception as error:
+        raise HubUnreachable(
+            f"{what}: the hub {endpoint} cannot be reached ({_first(error)}); "
+            f"check the network, or {way_out}"
+        ) from error
+
+
+def offline() -> bool:
+    """Whether the user forbids the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """The result of `call`, or TimeoutError: a name look-up cannot be bounded otherwise."""
+    result: list[Any] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            result.append(call())
+        except BaseException as error:  # handed to the caller below
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not result:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    return result[0]
+
+
+def _first(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__

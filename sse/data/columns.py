@@ -1,0 +1,189 @@
+"""Which columns of a table are the anchor, the positive and the negatives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sse.common.errors import UserError
+from sse.data.bad_rows import fault
+from sse.data.tables import tables
+
+if TYPE_CHECKING:
+    from sse.data.sources import Source
+
+ANCHORS = ("anchor", "query", "question")
+POSITIVES = ("positive", "document", "passage", "answer", "text")
+RUN = 65_536  # rows looked at together
+MIN_ROWS = 2  # one row has nothing to be contrasted with
+
+
+@dataclass(frozen=True)
+class Column:
+    """Texts of one role: a column of texts, or one place in a column of lists of texts."""
+
+    role: str
+    name: str
+    place: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The source as a report names it: `negatives[3]`."""
+        return self.name if self.place is None else f"{self.name}[{self.place}]"
+
+    def of(self, table: pa.Table) -> pa.ChunkedArray:
+        """The texts in `table`."""
+        column = table.column(self.name)
+        return column if self.place is None else pc.list_element(column, self.place)
+
+
+def is_role(text: str) -> bool:
+    """Whether `text` names a role: anchor, positive, negative, negative_1, ..."""
+    return re.fullmatch(r"anchor|positive|negatives?|negative_\d+", text) is not None
+
+
+def choose_columns(source: Source, dataset: Any) -> list[Column]:
+    """The columns to use, anchor and positive first, checked to hold text only.
+
+    Raises:
+        UserError: too few rows, a missing column, a null or a value that is not text.
+    """
+    if len(dataset) < MIN_ROWS:
+        raise UserError(
+            f"{source.label}: {fault(source.files) or _rows(len(dataset))}; "
+            f"contrastive training needs at least {MIN_ROWS} rows"
+        )
+    schema = dataset.features.arrow_schema
+    wanted = dict(source.spec.columns or {})
+    for role, name in wanted.items():
+        if name not in schema.names:
+            raise UserError(
+                f"{source.label}: no column {name!r} for {role}; it has {', '.join(schema.names)}"
+            )
+    pair = _pair(source, schema, wanted)
+    names = [wanted[role] for role in sorted(wanted, key=_order) if role.startswith("negative")]
+    if not names:
+        names = [
+            name
+            for name in sorted(schema.names, key=_order)
+            if name.startswith("negative") and _holds_text(schema.field(name).type)
+        ]
+    negatives = _negatives(source, dataset, names)
+    taken = [Column("anchor", pair[0]), Column("positive", pair[1]), *negatives]
+    _check(source, dataset, taken)
+    return taken
+
+
+def _pair(source: Source, schema: pa.Schema, wanted: dict[str, str]) -> tuple[str, str]:
+    """Names of the anchor's and the positive's column."""
+
+    def known(role: str, aliases: Sequence[str]) -> str | None:
+        lower = {name.lower(): name for name in reversed(schema.names)}
+        return wanted.get(role) or next((lower[name] for name in aliases if name in lower), None)
+
+    anchor, positive = known("anchor", ANCHORS), known("positive", POSITIVES)
+    free = [
+        name
+        for name in schema.names
+        if _is_text(schema.field(name).type)
+        and name not in (anchor, positive)
+        and not re.search(r"^negative|^(.*_)?(id|idx|index)$", name.lower())
+    ]
+    if anchor is None and free:
+        anchor = free.pop(0)
+    if positive is None and free:
+        positive = free.pop(0)
+    if anchor is None or positive is None:
+        role = "anchor" if anchor is None else "positive"
+        raise UserError(
+            f"{source.label}: no text column for the {role}; it has "
+            f"{', '.join(schema.names) or 'none'}; name one with ?{role}=COLUMN"
+        )
+    return anchor, positive
+
+
+def _negatives(source: Source, dataset: Any, names: Sequence[str]) -> list[Column]:
+    """One column per negative; a list column gives as many as its shortest list holds."""
+    most = source.spec.negatives
+    schema = dataset.features.arrow_schema
+    columns: list[Column] = []
+    for name in names:
+        if most is not None and len(columns) >= most:
+            break
+        if not pa.types.is_list(schema.field(name).type) and not pa.types.is_large_list(
+            schema.field(name).type
+        ):
+            columns.append(Column("negative", name))
+            continue
+        shortest, row = _shortest(dataset.select_columns([name]))
+        if not shortest:
+            raise UserError(
+                f"{source.label}: row {row + 1}: {name!r} is an empty list; give every row a "
+                "negative, or use none with ?negatives=0"
+            )
+        columns += [Column("negative", name, place) for place in range(shortest)]
+    return columns if most is None else columns[:most]
+
+
+def _shortest(dataset: Any) -> tuple[int, int]:
+    """(length, row) of the shortest list, the first of several; a null counts as empty."""
+    found, first = [], 0
+    for table in tables(dataset, RUN):
+        lengths = pc.fill_null(pc.list_value_length(table.column(0)), 0).to_numpy()
+        at = int(lengths.argmin())
+        found.append((int(lengths[at]), first + at))
+        first += len(table)
+    return min(found)
+
+
+def _check(source: Source, dataset: Any, taken: Sequence[Column]) -> None:
+    """Raise UserError, naming line and value, unless every value taken is text."""
+    schema = dataset.features.arrow_schema
+    names = list(dict.fromkeys(column.name for column in taken))
+    for name in names:
+        if not _holds_text(schema.field(name).type) or _is_json(dataset.features[name]):
+            found = fault(source.files, names) or f"column {name!r} is {schema.field(name).type}"
+            raise UserError(f"{source.label}: {found}, not text; mend it or name another column")
+    first = 0
+    for table in tables(dataset.select_columns(names), RUN):
+        for column in taken:
+            texts = column.of(table)
+            try:
+                texts.validate(full=True)  # that the bytes are UTF-8
+            except pa.ArrowInvalid as error:
+                found = fault(source.files) or f"rows from {first + 1}: {error}"
+                raise UserError(f"{source.label}: {found}; save it as UTF-8") from None
+            if texts.null_count:
+                row = first + int(pc.index(pc.is_null(texts), True).as_py()) + 1
+                found = fault(source.files, names) or f"row {row}: {column.label!r} is null"
+                raise UserError(f"{source.label}: {found}; every pair needs both texts")
+        first += len(table)
+
+
+def _rows(count: int) -> str:
+    return "no rows" if not count else f"only {count} row"
+
+
+def _order(name: str) -> tuple[str, int]:
+    """Sort key: negative, negative_1, negative_2, ..., negative_10."""
+    match = re.fullmatch(r"(\D*?)_?(\d+)", name)
+    return (match[1], int(match[2])) if match else (name, 0)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return _is_text(kind.value_type if lists else kind)
+
+
+def _is_json(feature: Any) -> bool:
+    """Whether `datasets` keeps the column as JSON, which it does with mixed types."""
+    return type(feature).__name__ == "Json"

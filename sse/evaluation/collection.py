@@ -1,0 +1,217 @@
+"""Retrieval collections: BEIR-layout folders, NanoBEIR, held-out pairs.
+
+- A document's text is its title, a space and its text, stripped: what BEIR, mteb and
+  sentence-transformers encode.
+- A judgement above 0 is relevant; 0 and below are not. Queries without a relevant document are
+  dropped when a collection is evaluated, as sentence-transformers does.
+- A document whose id equals the query's is kept, as sentence-transformers keeps it (BEIR and mteb
+  drop it, which matters for ArguAna and Quora only).
+- Every file may be gzipped. Whatever is wrong in a file is said with its name, line and value.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sse.common.errors import UserError
+from sse.data.bad_rows import LongLine, lines_of
+
+Qrels = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents, queries and the judgements that tie them: `qrels[query id][document id]`."""
+
+    name: str
+    corpus_ids: list[str]
+    corpus: list[str]
+    query_ids: list[str]
+    queries: list[str]
+    qrels: Qrels
+
+    def judged(self) -> Collection:
+        """The same collection without the queries that have no relevant document."""
+        relevant = {q for q, judged in self.qrels.items() if any(s > 0 for s in judged.values())}
+        kept = [i for i, query_id in enumerate(self.query_ids) if query_id in relevant]
+        return Collection(
+            self.name,
+            self.corpus_ids,
+            self.corpus,
+            [self.query_ids[i] for i in kept],
+            [self.queries[i] for i in kept],
+            self.qrels,
+        )
+
+
+def load_beir(folder: str | Path, split: str | None = None) -> Collection:
+    """Read `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv` from `folder`.
+
+    Without `split`, `test` is taken, or the only split there is. The collection is named by its
+    folder. Queries that the split does not judge (other splits share the file) are left out.
+
+    Raises:
+        UserError: a missing, empty, truncated or malformed file, an id that occurs twice, or
+            judgements that name an unknown id.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder: give a folder in the BEIR layout")
+    corpus = _texts(_find(root, "corpus.jsonl"))
+    queries_file = _find(root, "queries.jsonl")
+    queries = _texts(queries_file)
+    qrels_file = _qrels_file(root, split)
+    qrels = _qrels(qrels_file, queries, corpus, queries_file.name)
+    collection = Collection(
+        root.resolve().name, list(corpus), list(corpus.values()), [*queries], [*queries.values()],
+        qrels,
+    ).judged()  # fmt: skip
+    if not collection.queries:
+        raise UserError(f"{qrels_file}: no judgement above 0: there is nothing to find")
+    return collection
+
+
+def pairs_collection(name: str, anchors: list[str], positives: list[str]) -> Collection:
+    """Held-out pairs as a collection: each distinct anchor against all distinct positives.
+
+    Equal texts are one query or one document, so an anchor that occurs with several positives
+    has them all as relevant documents.
+
+    Raises:
+        UserError: the two lists differ in length or are empty.
+    """
+    if len(anchors) != len(positives) or not anchors:
+        raise UserError(
+            f"{name}: {len(anchors)} anchors and {len(positives)} positives: "
+            "give as many of each, at least one"
+        )
+    # Zero-padded ids, so that their order is the order of first appearance.
+    corpus = {text: f"d{i:08d}" for i, text in enumerate(dict.fromkeys(positives))}
+    queries = {text: f"q{i:08d}" for i, text in enumerate(dict.fromkeys(anchors))}
+    qrels: Qrels = {query_id: {} for query_id in queries.values()}
+    for anchor, positive in zip(anchors, positives, strict=True):
+        qrels[queries[anchor]][corpus[positive]] = 1
+    return Collection(name, [*corpus.values()], [*corpus], [*queries.values()], [*queries], qrels)
+
+
+def _find(root: Path, name: str) -> Path:
+    for candidate in (root / name, root / f"{name}.gz"):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{root / name}: no such file: a BEIR folder needs {name} (or {name}.gz)")
+
+
+def _qrels_file(root: Path, split: str | None) -> Path:
+    there = {p.name.split(".")[0]: p for p in sorted((root / "qrels").glob("*.tsv*"))}
+    if split is None:
+        split = next(iter(there)) if len(there) == 1 else "test"
+    if split not in there:
+        found = f"there is {', '.join(there)}" if there else "the folder has no .tsv file"
+        raise UserError(f"{root / 'qrels' / (split + '.tsv')}: no such file: {found}")
+    return there[split]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered non-blank lines, decoded one by one so that an error can say where it is."""
+    number, some = 0, False
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for raw in lines_of(file):
+                line = raw.decode("utf-8" if number else "utf-8-sig")
+                number += 1
+                if line.strip():
+                    some = True
+                    yield number, line
+    except LongLine as error:
+        raise UserError(f"{path} line {number + 1}: {error}") from None
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise UserError(
+            f"{path} line {number + 1}: byte 0x{byte:02x} is not UTF-8: re-encode the file"
+        ) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"{path} after line {number}: a truncated or corrupt gzip file ({error}): "
+            "download it again"
+        ) from None
+    if not some:
+        raise UserError(f"{path}: the file is empty")
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """Id -> text of a corpus or queries file."""
+    texts: dict[str, str] = {}
+    for number, line in _lines(path):
+        where = f"{path} line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not JSON ({error}): {_short(line)}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: {_short(line)} is not an object with _id and text")
+        identity = _field(row, "_id", where)
+        title = _field(row, "title", where) if row.get("title") is not None else ""
+        if identity in texts:
+            raise UserError(f"{where}: the id {identity!r} occurs twice: ids must be unique")
+        texts[identity] = document_text(title, _field(row, "text", where))
+    return texts
+
+
+def document_text(title: str, text: str) -> str:
+    """Title and text as one string; half a surrogate pair, which no tokenizer takes, becomes ?."""
+    joined = f"{title} {text}".strip() if title else text
+    return joined if joined.isascii() else joined.encode("utf-8", "replace").decode("utf-8")
+
+
+def _field(row: dict[str, Any], name: str, where: str) -> str:
+    if name not in row:
+        raise UserError(f"{where}: no {name!r}, only {', '.join(map(repr, row)) or 'nothing'}")
+    value = row[name]
+    if name == "_id" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise UserError(f"{where}: {name!r} is {_short(json.dumps(value))}, not text")
+    return value
+
+
+def _qrels(path: Path, queries: dict[str, str], corpus: dict[str, str], queries_name: str) -> Qrels:
+    """Judgements; the first line is a header where its last field is no whole number."""
+    qrels: Qrels = {}
+    first = True
+    for number, line in _lines(path):
+        where = f"{path} line {number}"
+        fields = [field.strip() for field in line.split("\t")]
+        if len(fields) != 3:
+            raise UserError(
+                f"{where}: {_short(line)} has {len(fields)} tab-separated fields, "
+                "not query-id, corpus-id, score"
+            )
+        query_id, corpus_id, score = fields
+        header, first = first, False
+        try:
+            value = int(score)
+        except ValueError:
+            if header:
+                continue
+            raise UserError(f"{where}: the score {score!r} is not a whole number") from None
+        if query_id not in queries:
+            raise UserError(f"{where}: unknown query id {query_id!r}: {queries_name} has none such")
+        if corpus_id not in corpus:
+            raise UserError(f"{where}: unknown corpus id {corpus_id!r}: the corpus has none such")
+        if qrels.setdefault(query_id, {}).setdefault(corpus_id, value) != value:
+            raise UserError(
+                f"{where}: {query_id!r} with {corpus_id!r} is judged twice, "
+                f"{qrels[query_id][corpus_id]} and {value}: keep one"
+            )
+    return qrels
+
+
+def _short(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,148 @@
+"""Retrieval metrics from rankings, and bootstrap intervals over queries.
+
+Definitions (TREC's, as sentence-transformers' evaluator has them), with h_r = 1 where the document
+at rank r is relevant and R the number of relevant documents, judged ones that the corpus lacks
+included:
+
+    accuracy@k   max_{r<=k} h_r                    precision@k  sum_{r<=k} h_r / k
+    recall@k     sum_{r<=k} h_r / R                mrr@10       max_{r<=10} h_r / r
+    ndcg@10      sum_{r<=10} g_r / log2(r+1), over the same sum for the best possible ranking
+    map@100      sum_{r<=100} h_r (sum_{s<=r} h_s) / r, over min(100, R)
+
+- Gain g_r is h_r by default (binary, sentence-transformers') and the judged grade when `graded`
+  (linear, pytrec_eval's `ndcg_cut_10`, the BEIR and mteb leaderboards'). The two agree wherever a
+  query's positive grades are equal. No other metric looks at grades.
+- `map@100` equals pytrec_eval's `map_cut_100` up to R = 100; above, trec_eval divides by R.
+- trec_eval has no cut-off for the reciprocal rank, and breaks ties by descending id: give it ranks
+  (as scores 0, -1, -2, ...), cut at 10 for `recip_rank`.
+- Own code rather than torchmetrics.retrieval: that loops over queries in Python (a minute where
+  this takes a tenth of a second) and its MAP@k divides by the hits found, which is not TREC's. Its
+  other five agree with these (tests/evaluation/test_metrics.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CUTOFFS = (1, 3, 5, 10)
+METRICS = ["ndcg@10", "mrr@10", "map@100"] + [
+    f"{name}@{k}" for name in ("accuracy", "precision", "recall") for k in CUTOFFS
+]
+_LABELS = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
+DEPTH = 100  # ranks that the deepest metric looks at
+_DISCOUNT = 1 / np.log2(np.arange(2, 12))  # (10,)
+
+
+def metric_label(metric: str) -> str:
+    """`ndcg@10` as papers write it: nDCG@10."""
+    name, k = metric.split("@")
+    return f"{_LABELS.get(name, name)}@{k}"
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """What `score_run` needs of the qrels, by position: Q queries, N documents."""
+
+    n_documents: int
+    keys: np.ndarray  # (J,) ascending, query * N + document, of the relevant documents
+    gains: np.ndarray  # (J,) the gain of each
+    n_relevant: np.ndarray  # (Q,) relevant documents, those missing from the corpus included
+    ideal: np.ndarray  # (Q,) DCG@10 of the best possible ranking
+
+
+def judge(
+    qrels: dict[str, dict[str, int]],
+    query_ids: Sequence[str],
+    document_ids: Sequence[str],
+    *,
+    graded: bool = False,
+) -> Judgements:
+    """Turn qrels into arrays. Every query must have a relevant document (grade above 0)."""
+    position = {document_id: i for i, document_id in enumerate(document_ids)}
+    keys, gains = [], []
+    n_relevant = np.zeros(len(query_ids))
+    ideal = np.zeros(len(query_ids))
+    for i, query_id in enumerate(query_ids):
+        relevant = {d: (s if graded else 1) for d, s in qrels[query_id].items() if s > 0}
+        best = sorted(relevant.values(), reverse=True)[:10]
+        n_relevant[i] = len(relevant)
+        ideal[i] = np.dot(best, _DISCOUNT[: len(best)])
+        for document_id, gain in relevant.items():
+            if document_id in position:
+                keys.append(i * len(document_ids) + position[document_id])
+                gains.append(gain)
+    order = np.argsort(np.array(keys, dtype=np.int64))
+    return Judgements(
+        len(document_ids),
+        np.array(keys, dtype=np.int64)[order],
+        np.array(gains, dtype=np.float64)[order],
+        n_relevant,
+        ideal,
+    )
+
+
+def score_run(ranking: np.ndarray, judgements: Judgements) -> dict[str, np.ndarray]:
+    """Every metric of every query.
+
+    Args:
+        ranking: (Q, K) positions of documents, best first, -1 where nothing was retrieved; K may
+            be less than 100 where the corpus is smaller.
+        judgements: what `judge` made, for the same queries in the same order.
+
+    Returns:
+        metric name -> (Q,) float64, in the order of `METRICS`.
+    """
+    gains = _gains(ranking[:, :DEPTH], judgements)  # (Q, <= 100)
+    hits = (gains > 0).astype(np.float64)
+    ranks = np.arange(1, hits.shape[1] + 1)
+    found = hits.cumsum(axis=1)  # (Q, <= 100) relevant documents up to each rank
+    n_relevant = judgements.n_relevant
+    scores = {
+        "ndcg@10": gains[:, :10] @ _DISCOUNT[: min(10, hits.shape[1])] / judgements.ideal,
+        "mrr@10": (hits / ranks)[:, :10].max(axis=1, initial=0),
+        "map@100": (hits * found / ranks).sum(axis=1) / np.minimum(DEPTH, n_relevant),
+    }
+    for k in CUTOFFS:
+        within = hits[:, :k].sum(axis=1)
+        scores[f"accuracy@{k}"] = (within > 0).astype(np.float64)
+        scores[f"precision@{k}"] = within / k
+        scores[f"recall@{k}"] = within / n_relevant
+    return {name: scores[name] for name in METRICS}
+
+
+def _gains(ranking: np.ndarray, judgements: Judgements) -> np.ndarray:
+    """(Q, K) gain of each ranked document, 0 where it is not relevant."""
+    if not len(judgements.keys):
+        return np.zeros(ranking.shape)
+    wanted = np.arange(len(ranking))[:, None] * judgements.n_documents + ranking
+    place = np.searchsorted(judgements.keys, wanted).clip(max=len(judgements.keys) - 1)
+    relevant = (judgements.keys[place] == wanted) & (ranking >= 0)
+    return np.where(relevant, judgements.gains[place], 0.0)
+
+
+def bootstrap_means(
+    values: np.ndarray, *, seed: int | list[int] = 0, resamples: int = 1000
+) -> np.ndarray:
+    """Means of `values` (Q, C) over resampled queries: (resamples, C).
+
+    The same seed and Q draw the same queries, so differences between systems are paired.
+    """
+    n = len(values)
+    rng = np.random.default_rng(seed)
+    means = np.empty((resamples, values.shape[1]))
+    block = max(1, 4_000_000 // n)  # resamples at a time: 32 MB of draws
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        draws = rng.integers(0, n, (rows, n)) + np.arange(rows)[:, None] * n
+        counts = np.bincount(draws.ravel(), minlength=rows * n).reshape(rows, n)
+        means[start : start + rows] = counts.astype(np.float64) @ values / n
+    return means
+
+
+def interval(means: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile interval of bootstrap means (resamples, C): two arrays (C,)."""
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high

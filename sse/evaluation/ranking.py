@@ -1,0 +1,82 @@
+"""Exact search: which documents come first, and in what order.
+
+- Equal scores stand in ascending order of document id, also at the cut-off: sentence-transformers'
+  order, which depends on nothing else.
+- Documents and queries keep their places in the product of the two, because the last bit of a
+  score depends on its place in the matrix (BLAS treats edges apart). Documents with equal vectors
+  then tie, or fail to, just as they do in sentence-transformers (up to one block of queries).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from sse.evaluation.metrics import DEPTH
+
+Scorer = Callable[[slice], torch.Tensor]  # rows of queries -> (b, N) scores
+
+BLOCK = 50_000_000  # scores held at a time (200 MB)
+
+
+def rank(
+    scorer: Scorer, n_queries: int, document_ids: Sequence[str], floor: float | None = None
+) -> np.ndarray:
+    """(Q, min(100, N)) positions of the best documents; -1 where a score is not above `floor`.
+
+    Queries go in blocks of like size, so that about `BLOCK` scores are held at most.
+    """
+    by_id = torch.tensor(sorted(range(len(document_ids)), key=document_ids.__getitem__))
+    blocks = max(1, math.ceil(n_queries * len(document_ids) / BLOCK))
+    edges = np.linspace(0, n_queries, min(blocks, n_queries) + 1).astype(int).tolist()
+    rankings = []
+    for start, end in zip(edges, edges[1:], strict=False):
+        scores = scorer(slice(start, end))
+        columns = top_documents(scores, DEPTH, by_id.to(scores.device))
+        if floor is not None:
+            columns[scores.gather(1, columns) <= floor] = -1
+        rankings.append(columns.cpu().numpy())
+    return np.concatenate(rankings)
+
+
+def top_documents(scores: torch.Tensor, depth: int, by_id: torch.Tensor) -> torch.Tensor:
+    """The columns of the best scores of each row, ties by id.
+
+    `topk` leaves it open which of several equal scores it keeps and in what order, so what it
+    keeps is sorted again, and rows with a tie across the cut-off are sorted whole.
+
+    Args:
+        scores: (b, N).
+        depth: columns wanted; min(depth, N) are returned.
+        by_id: (N,) the columns in ascending order of their documents' ids.
+    """
+    depth = min(depth, scores.shape[1])
+    best, columns = scores.topk(min(depth + 1, scores.shape[1]), dim=1)
+    tied = (best[:, depth - 1 : depth] == best[:, depth:]).any(dim=1)
+    rank_of = torch.empty_like(by_id).scatter_(0, by_id, torch.arange(len(by_id)).to(by_id))
+    columns = by_id[rank_of[columns[:, :depth]].sort(dim=1).values]
+    order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True).indices
+    columns = columns.gather(1, order)
+    if tied.any():
+        whole = scores[tied][:, by_id].sort(dim=1, descending=True, stable=True).indices
+        columns[tied] = by_id[whole[:, :depth]]
+    return columns
+
+
+def vector_scorer(queries: torch.Tensor, documents: torch.Tensor, similarity: str) -> Scorer:
+    """Scores of query vectors (Q, D) with document vectors (N, D): cosine, dot, or another of
+    sentence-transformers' similarities.
+    """
+    queries, documents = queries.contiguous(), documents.contiguous()
+    if similarity in ("cosine", "dot"):
+        if similarity == "cosine":
+            queries = torch.nn.functional.normalize(queries)
+            documents = torch.nn.functional.normalize(documents)
+        return lambda rows: queries[rows] @ documents.T
+    from sentence_transformers.util import SimilarityFunction
+
+    compare = SimilarityFunction.to_similarity_fn(similarity)
+    return lambda rows: compare(queries[rows], documents)

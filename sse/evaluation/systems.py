@@ -1,0 +1,129 @@
+"""What can be evaluated: any model folder, and the untrained twin of a static model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sse.common.digests import CONFIG_NAME
+from sse.common.errors import UserError
+from sse.evaluation.collection import Collection
+from sse.evaluation.evaluate import Result, check_dims, encoders, evaluate, evaluate_bm25
+from sse.model.checked_files import ModelFiles
+from sse.model.folder import read_folder
+from sse.model.load import load
+from sse.text.tokenizer import load_tokenizer
+
+
+def load_model(folder: str | Path, device: str | None = None) -> Any:
+    """A SentenceTransformer from any sentence-transformers folder or any that `sse.load` reads.
+
+    Raises:
+        UserError: no such folder, a damaged or unknown model, a device that is not there.
+    """
+    if device and device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {device}: there is no CUDA device here: say cpu or leave it out")
+    if not _native(Path(folder)):
+        return load(folder, device=device)
+    if (Path(folder) / CONFIG_NAME).exists():  # of ours: the parts are checked against each other
+        ModelFiles(Path(folder)).every()
+        found = read_folder(folder, verify=False)
+        found.check_tokenizer(load_tokenizer(str(found.tokenizer)).vocab_size)
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(str(folder), device=device, local_files_only=True)
+    except Exception as error:  # its many readers share no family of errors
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(
+            f"{folder}: sentence-transformers cannot load it ({type(error).__name__}: {reason}): "
+            "copy or export the model again"
+        ) from error
+
+
+def _native(folder: Path) -> bool:
+    """Whether the folder lists sentence-transformers' own modules only."""
+    try:
+        modules = json.loads((folder / "modules.json").read_text("utf-8"))
+        return all(m["type"].startswith("sentence_transformers.") for m in modules)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def evaluate_model(
+    model: Any,
+    collections: Sequence[Collection],
+    dims: Sequence[int] | None = None,
+    *,
+    batch_size: int = 256,
+    progress: bool = False,
+    **options: Any,
+) -> Result:
+    """Evaluate a SentenceTransformer with its own prompts, similarity and device.
+
+    Args:
+        model: the model.
+        collections: what to search.
+        dims: prefixes, by default all standard ones.
+        batch_size: texts encoded at a time.
+        progress: show bars.
+        options: further arguments of `sse.evaluation.evaluate.evaluate`.
+    """
+    check_dims(dims, model.get_embedding_dimension())  # before the long work
+    queries, documents = encoders(model, batch_size, progress)
+    return evaluate(
+        queries,
+        collections,
+        dims,
+        encode_documents=documents,
+        similarity=str(model.similarity_fn_name or "cosine"),
+        device=model.device,
+        progress=progress,
+        **options,
+    )
+
+
+def evaluate_beside(
+    model: Any,
+    collections: Sequence[Collection],
+    dims: Sequence[int] | None = None,
+    baselines: bool = True,
+    *,
+    batch_size: int = 256,
+    **options: Any,
+) -> dict[str, Result]:
+    """`model`, and with `baselines` its untrained twin (where there is one) and BM25 beside it."""
+    results = {"model": evaluate_model(model, collections, dims, batch_size=batch_size, **options)}
+    if baselines:
+        twin = untrained_like(model)
+        if twin is not None:
+            results["untrained"] = evaluate_model(
+                twin, collections, dims, batch_size=batch_size, **options
+            )
+        results["BM25"] = evaluate_bm25(collections, **options)
+    return results
+
+
+def untrained_like(model: Any, seed: int = 0) -> Any:
+    """A SentenceTransformer with `model`'s tokenizer and a table as drawn from N(0, 1).
+
+    What training starts from, for a static model; None for any other, of which there is no such
+    baseline. (The untrained norm is left out: with it the order of documents is nearly the same.)
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    tables = [m for m in model[0].modules() if isinstance(m, torch.nn.EmbeddingBag)]
+    if not tables:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(tables[0].weight.shape, generator=generator)
+    return SentenceTransformer(
+        modules=[StaticEmbedding(model[0].tokenizer, embedding_weights=weights)],
+        prompts=dict(model.prompts),
+        device=str(model.device),
+    )

@@ -1,0 +1,133 @@
+"""The model card: what the model is, how good, trained on what, and a snippet that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+import sse
+from sse.model.norm_forms import NORMS
+
+if TYPE_CHECKING:
+    from sse.model.model import SSE
+
+# nested results: {collection: {dim: {metric: value}}}, as evaluation gives them.
+Metrics = dict[str, dict[str, dict[str, float]]]
+
+SNIPPET = """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")  # this folder; elsewhere its path or hub name
+query = model.encode_query("What is a static embedding?")
+documents = model.encode_document([
+    "A static embedding is a table lookup per token and a mean.",
+    "The pasta was cooked in salted water.",
+])
+print(model.similarity(query, documents))
+"""
+
+# What the snippet says instead where sentence-transformers alone cannot compute the norm.
+OWN = (
+    """\
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")""",
+    """\
+import sse  # pip install stable-static-embedding
+
+model = sse.load(".")""",
+)
+
+
+def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
+    """Write README.md with a model-index.
+
+    Args:
+        path: the file.
+        module: the model.
+        facts: any of `name`, `data` (lines), `hyperparameters` (dict), `metrics` (see `Metrics`),
+            `baselines` ({name: Metrics}), `notes` (lines). What is not given is left out.
+    """
+    name = facts.get("name", "Stable Static Embedding")
+    rows, dim = module.embedding.weight.shape
+    metrics: Metrics = facts.get("metrics", {})
+    norm = NORMS[module.norm_name]
+    snippet = SNIPPET if norm.native else SNIPPET.replace(*OWN)
+    header: dict[str, Any] = {
+        "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction",
+                 "static-embedding", "stable-static-embedding"],
+        "pipeline_tag": "sentence-similarity",
+        "library_name": "sentence-transformers",
+    }  # fmt: skip
+    if metrics:
+        header["model-index"] = [{"name": name, "results": _model_index(metrics)}]
+    parts = [
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n",
+        f"# {name}\n",
+        "A static text embedding: one table row per WordPiece token, their mean, then "
+        f"{norm.text}. No attention, no length limit"
+        f"{_limit(module)}. {rows:,} tokens x {dim} dimensions, {rows * dim / 1e6:.1f} M "
+        "parameters; vectors may be cut to a Matryoshka dimension (`truncate_dim`). "
+        "Similarity: cosine.\n",
+        f"## Use\n\n```python\n{snippet}```\n",
+    ]
+    if metrics:
+        parts.append(f"## Evaluation\n\n{_table(metrics, facts.get('baselines', {}))}\n")
+    if data := facts.get("data"):
+        parts.append("## Training data\n\n" + "\n".join(f"- {line}" for line in data) + "\n")
+    if values := facts.get("hyperparameters"):
+        lines = "\n".join(f"| {key} | {value} |" for key, value in values.items())
+        parts.append(f"## Hyper-parameters\n\n| option | value |\n|---|---|\n{lines}\n")
+    if notes := facts.get("notes"):
+        parts.append("## Notes\n\n" + "\n".join(f"- {line}" for line in notes) + "\n")
+    parts.append(f"Made with stable-static-embedding {sse.__version__}.\n")
+    path.write_text("\n".join(parts), "utf-8")
+
+
+def _limit(module: SSE) -> str:
+    cut = module.text_tokenizer.max_tokens
+    return "" if cut is None else f" but the {cut} tokens it was trained with"
+
+
+def _model_index(metrics: Metrics) -> list[dict[str, Any]]:
+    """One result a collection, at its largest dimension."""
+    results = []
+    for collection, by_dim in metrics.items():
+        values = _full(by_dim)
+        results.append(
+            {
+                "task": {"type": "information-retrieval", "name": "Information Retrieval"},
+                "dataset": {"name": collection, "type": collection.replace(" ", "_")},
+                "metrics": [
+                    {"type": f"cosine_{metric}", "value": round(value, 6), "name": metric}
+                    for metric, value in values.items()
+                ],
+            }
+        )
+    return results
+
+
+def _table(metrics: Metrics, baselines: dict[str, Metrics]) -> str:
+    """nDCG@10 by collection and dimension, baselines beside it at their largest dimension."""
+    dims = sorted({int(dim) for by_dim in metrics.values() for dim in by_dim}, reverse=True)
+    head = ["nDCG@10", *(f"{dim} dims" for dim in dims), *baselines]
+    lines = [head, ["---"] * len(head)]
+    for collection, by_dim in metrics.items():
+        row = [collection]
+        row += [_number(by_dim.get(str(dim), {}).get("ndcg@10")) for dim in dims]
+        for other in baselines.values():
+            values = other.get(collection, {})
+            row.append(_number(_full(values).get("ndcg@10") if values else None))
+        lines.append(row)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _full(by_dim: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The values at the largest dimension, or at the only one of a system without dimensions."""
+    return by_dim[max(by_dim, key=lambda dim: int(dim) if dim.isdigit() else 0)]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

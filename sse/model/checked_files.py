@@ -1,0 +1,172 @@
+"""The files of a model folder, each checked before it is used: place, digest, declared sizes.
+
+- A file stands in the folder, or is a link into the `blobs` of the hub's cache, whose snapshots are
+  made of such links. Other links that leave the folder are refused: a folder from a stranger must
+  not make us read, or export, files of this machine.
+- Digests are those of `sse.common.digests`, in folders of ours.
+- Tables are mapped, and only after their declared sizes have been found to fit the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sse.common.digests import CONFIG_NAME, check_config, check_file
+from sse.common.errors import UserError
+from sse.model.table import Table
+
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1"}
+_MAX_HEADER = 10_000_000  # bytes; safetensors' own limit is 100 MB
+_MAX_JSON = 200_000_000  # bytes; `sse.text.tokenizer` has the same limit
+
+
+class ModelFiles:
+    """The files under `root`.
+
+    Args:
+        root: the folder.
+        verify: compare the files with the digests that a folder of ours lists.
+
+    Attributes:
+        config: `sse_config.json`, or {} where there is none.
+    """
+
+    def __init__(self, root: Path, verify: bool = True) -> None:
+        self.root = root
+        self._real = Path(os.path.realpath(root))
+        self._verify = False  # of the configuration itself: it has no digest but a check
+        self.config: dict[str, Any] = {}
+        if self.has(CONFIG_NAME):
+            self.config = self.json(CONFIG_NAME)
+            if verify:
+                check_config(root / CONFIG_NAME, self.config)
+        self._verify = verify
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file, or a link of that name."""
+        return os.path.lexists(self.root / name)
+
+    def path(self, *parts: str) -> Path:
+        """The path of a file, checked.
+
+        Raises:
+            UserError: no such file, one outside the folder, or another than was written.
+        """
+        path = self.root.joinpath(*parts)
+        if not path.is_file():
+            raise UserError(f"{path} is missing: give the folder of an exported model")
+        real = Path(os.path.realpath(path))
+        if not real.is_relative_to(self._real) and not self._is_blob(real):
+            raise UserError(
+                f"{path} leads out of the model's folder, to {real}: put a copy of the file there"
+            )
+        if self._verify:
+            check_file(self.root, "/".join(parts), path, self.config)
+        return path
+
+    def every(self) -> None:
+        """Check all files that a folder of ours lists: for readers that are not this package's."""
+        for name in self.config.get("files", {}):
+            self.path(*name.split("/"))
+
+    def _is_blob(self, real: Path) -> bool:
+        """Whether the folder is a snapshot in the hub's cache and the file one of its blobs."""
+        snapshots = self._real.parent
+        return snapshots.name == "snapshots" and real.parent == snapshots.parent / "blobs"
+
+    def json(self, name: str, kind: type = dict) -> Any:
+        """The JSON in a file.
+
+        Raises:
+            UserError: no JSON, or another `kind` of value.
+        """
+        path = self.path(name)
+        if (size := path.stat().st_size) > _MAX_JSON:
+            raise UserError(f"{path} has {size:,} bytes, more than the {_MAX_JSON:,} that are read")
+        try:
+            value = json.loads(path.read_text("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path} is no JSON ({error}): copy or export the model again"
+            ) from error
+        if not isinstance(value, kind):
+            raise UserError(f"{path} holds a {type(value).__name__}, expected a {kind.__name__}")
+        return value
+
+    def tokenizer(self) -> Path:
+        """Path of tokenizer.json."""
+        return self.path("tokenizer.json")
+
+    def tensors(self, *parts: str) -> dict[str, NDArray[Any]]:
+        """Every tensor of a safetensors file: see `read_safetensors`."""
+        return read_safetensors(self.path(*parts))
+
+
+def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Every tensor of a safetensors file as a read-only memory map; bfloat16 becomes float32.
+
+    Format: 8 bytes little-endian header length, a JSON header, then the data. Source:
+    https://github.com/huggingface/safetensors
+    """
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(_MAX_HEADER, size - 8):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        return {name: _tensor(path, 8 + length, size, **info) for name, info in header.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise UserError(f"{path} is damaged ({error}): copy or export the model again") from error
+
+
+def _tensor(
+    path: Path, base: int, size: int, dtype: str, shape: list[int], data_offsets: list[int]
+) -> NDArray[Any]:
+    if dtype not in _DTYPES:
+        raise ValueError(f"a tensor of type {dtype}")
+    kind = np.dtype(_DTYPES[dtype])
+    start, end = data_offsets
+    if any(type(n) is not int or n < 0 for n in [*shape, start, end]):
+        raise ValueError("a negative size")
+    if base + end > size or end - start != math.prod(shape) * kind.itemsize:
+        raise ValueError(f"{size} bytes do not hold a tensor of shape {shape}")
+    if start == end:
+        return np.zeros(shape, np.float32 if dtype == "BF16" else kind)
+    data = np.memmap(path, kind, "r", base + start, tuple(shape))
+    if dtype == "BF16":
+        return (data.astype(np.uint32) << 16).view(np.float32)
+    return data
+
+
+def read_q4(path: Path, vocab: int) -> Table:
+    """The published 4-bit table, memory-mapped.
+
+    The file is V x D/2 packed bytes (high nibble first), then V float32 scales;
+    w = (q / 7.5 - 1) * scale. D is not written in it and follows from V and the size.
+
+    Args:
+        path: the file.
+        vocab: V, which is the number of tokens where nothing else says it.
+    """
+    size = path.stat().st_size
+    row, rest = divmod(size, vocab) if vocab > 0 else (0, 1)
+    if rest or row <= 4:
+        raise UserError(
+            f"{path}: {size} bytes are no whole rows for {vocab} tokens: "
+            "the file is damaged or belongs to another tokenizer"
+        )
+    half = row - 4
+    packed = np.memmap(path, np.uint8, "r", 0, (vocab, half))
+    scales = np.memmap(path, "<f4", "r", vocab * half, (vocab,))
+    if not np.isfinite(scales).all():
+        raise UserError(f"{path}: the scales hold NaN or infinite values: copy the file again")
+    return Table(packed, scales)

@@ -1,0 +1,147 @@
+"""Write a model folder that every sentence-transformers user can load, without this package.
+
+An SSE model folds exactly into native modules: StaticEmbedding(E), then one module for each step
+of the norm's `sse.model.norm_forms.Form`:
+
+    dyt          Dense(diag(alpha), bias, Tanh) -> Dense(diag(beta), Identity)
+    dyt_outside  Dense(diag(alpha), Tanh) -> Dense(diag(beta), bias, Identity)
+    hardtanh     Dense(diag(alpha), bias, Hardtanh) -> Dense(diag(beta), Identity)
+    layernorm    LayerNorm
+    rmsnorm      Normalize -> Dense(diag(weight * sqrt(D)), Identity)
+    none         nothing
+
+so the folder needs neither `trust_remote_code` nor pickle: safetensors, JSON and a model card. The
+file `sse_config.json` beside them names the norm, for `sse.load` and `sse.Encoder`.
+
+`derf` is the exception, since no native module computes erf: its folder holds the same files, reads
+by `sse.load` and `sse.Encoder`, and a plain SentenceTransformer refuses it, naming
+`sse.model.model.SSE`.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    LayerNorm,
+    Normalize,
+    StaticEmbedding,
+)
+from torch import Tensor, nn
+
+import sse
+from sse.common.digests import seal_folder
+from sse.common.errors import UserError
+from sse.common.files import atomic_folder, write_json
+from sse.model.card import write_card
+from sse.model.folder import FORMAT
+from sse.model.model import SSE, SSEModel
+from sse.model.norm_forms import NORMS, Diagonal, Standard
+
+
+def export(
+    model: SSE | SSEModel, folder: str | os.PathLike[str], card: dict[str, Any] | None = None
+) -> Path:
+    """Write `model` to `folder`, whole or not at all.
+
+    Args:
+        model: the module, or what `sse.load` returns (whose prompts and similarity are kept).
+        folder: replaced if it exists and holds a model; refused if it holds something else.
+        card: facts for the model card (`sse.model.card.write_card`): metrics, data,
+        hyper-parameters.
+
+    Returns:
+        The folder.
+    """
+    target = Path(folder)
+    _check_target(target)
+    module = model.sse if isinstance(model, SSEModel) else model
+    norm = NORMS[module.norm_name]
+    modules = native_modules(module) if norm.native else [_table(module)]
+    native = SentenceTransformer(modules=modules, device="cpu")
+    native.similarity_fn_name = "cosine"
+    if isinstance(model, SSEModel):
+        native.prompts = dict(model.prompts)
+        native.default_prompt_name = model.default_prompt_name
+        native.similarity_fn_name = model.similarity_fn_name
+    with atomic_folder(target) as temporary:
+        native.save(str(temporary), create_model_card=False)
+        if not norm.native:
+            _finish_own(temporary, module)
+        seal_folder(
+            temporary,
+            {
+                **({} if norm.native else {"rows": "float32"}),
+                "format": FORMAT,
+                "norm": module.norm_name,
+                "dim": module.dim,
+                "vocab_size": module.embedding.num_embeddings,
+                "tokens": module.text_tokenizer.vocab_size,
+                "max_tokens": module.text_tokenizer.max_tokens,
+                "version": sse.__version__,
+            },
+        )
+        write_card(temporary / "README.md", module, card or {})
+    return target
+
+
+def native_modules(module: SSE) -> list[nn.Module]:
+    """The sentence-transformers modules that compute the same as `module`."""
+    if not NORMS[module.norm_name].native:
+        raise UserError(f"norm '{module.norm_name}' has no native sentence-transformers modules")
+    vectors = {name: v.float().cpu() for name, v in module.norm.vectors().items()}
+    modules: list[nn.Module] = [_table(module)]
+    for step in NORMS[module.norm_name].steps:
+        if isinstance(step, Diagonal):
+            shift = None if step.shift is None else vectors[step.shift]
+            modules.append(_diagonal(vectors[step.scale], shift, getattr(nn, step.activation)()))
+        elif isinstance(step, Standard):
+            layer = LayerNorm(module.dim)
+            layer.norm.load_state_dict(vectors)
+            modules.append(layer)
+        else:
+            modules.append(Normalize())
+    return modules
+
+
+def _table(module: SSE) -> StaticEmbedding:
+    table = module.embedding.weight.detach().float().cpu().contiguous()
+    tokenizer = copy.deepcopy(module.tokenizer)
+    if module.text_tokenizer.max_tokens:
+        tokenizer.enable_truncation(module.text_tokenizer.max_tokens)
+    return StaticEmbedding(tokenizer, embedding_weights=table)
+
+
+def _finish_own(folder: Path, module: SSE) -> None:
+    """Make the saved table a folder of our own: the norm's vectors beside it, our class named."""
+    tensors = {f"{module.norm_name}.{k}": v.float().cpu() for k, v in module.norm.vectors().items()}
+    tensors["embedding.weight"] = module.embedding.weight.detach().float().cpu().contiguous()
+    save_file(tensors, folder / "model.safetensors")
+    only = {"idx": 0, "name": "0", "path": "", "type": "sse.model.model.SSE"}
+    write_json(folder / "modules.json", [only])
+
+
+def _diagonal(scale: Tensor, bias: Tensor | None, activation: nn.Module) -> Dense:
+    """activation(scale * x + bias) as a Dense module."""
+    dim = len(scale)
+    dense = Dense(dim, dim, bias=bias is not None, activation_function=activation)
+    with torch.no_grad():
+        dense.linear.weight.copy_(torch.diag(scale.detach()))
+        if bias is not None:
+            dense.linear.bias.copy_(bias)
+    return dense
+
+
+def _check_target(target: Path) -> None:
+    """Never replace what is not a model folder."""
+    if target.is_file():
+        raise UserError(f"{target} is a file: give a folder to write the model to")
+    if target.is_dir() and any(target.iterdir()) and not (target / "modules.json").exists():
+        raise UserError(f"{target} holds files that are no model: give an empty or a new folder")

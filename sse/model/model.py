@@ -1,0 +1,156 @@
+"""The model: the mean of token rows, then a norm.
+
+- One table E (V, D), one row a WordPiece id; no attention, no positions, no special tokens.
+- x = mean(E[ids]); an empty text has x = 0, so with DyT its vector is beta * tanh(bias).
+- y = norm(x); no L2 normalisation inside: similarity is the cosine.
+- `SSE` is a sentence-transformers input module. A folder on disk is written by `sse.export`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import InputModule
+from sse_kernels import bag_dyt, bag_mean
+from sse_kernels.plan import BagPlan
+from sse_kernels.table_grad import TableGrad
+from torch import Tensor, nn
+
+from sse.common.errors import UserError
+from sse.model.norms import make_norm
+from sse.text.tokenizer import TextTokenizer
+
+
+class SSE(InputModule):
+    """Stable Static Embedding: y = norm(mean(E[ids])), with norm = DyT as published.
+
+    Args:
+        tokenizer: text -> WordPiece ids; its vocabulary gives the table's V rows.
+        dim: D, the dimension of the table and of the vectors.
+        norm: a name of `sse.model.norms.NORMS`.
+        alpha_init: first value of a gate's alpha (`dyt`, `hardtanh`, ...).
+        table_std: the table starts as N(0, table_std^2); 1 is EmbeddingBag's default.
+        seed: seed of that start; None draws from torch's global generator.
+        table: (V, D) to use instead of a random start.
+
+    Source: https://huggingface.co/RikkaBotan/stable-static-embedding-fast-retrieval-mrl-en
+    """
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        dim: int = 512,
+        norm: str = "dyt",
+        alpha_init: float = 0.5,
+        table_std: float = 1.0,
+        seed: int | None = None,
+        table: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if dim < 1:
+            raise UserError(f"dim is {dim} (--model.dim): give at least 1")
+        self.dim = dim
+        self.norm_name = norm
+        self.text_tokenizer = tokenizer
+        if table is None:
+            generator = None if seed is None else torch.Generator().manual_seed(seed)
+            table = torch.empty(tokenizer.vocab_size, dim)
+            table.normal_(std=table_std, generator=generator)
+        self.embedding = nn.EmbeddingBag.from_pretrained(table, freeze=False, mode="mean")
+        self.norm = make_norm(norm, dim, alpha_init)
+        # Set by the trainer: the table's gradient then stays in one buffer from step to step.
+        self.table_grad: TableGrad | None = None
+
+    @property
+    def tokenizer(self) -> Any:  # type: ignore[override]
+        """The `tokenizers.Tokenizer`, as sentence-transformers expects it."""
+        return self.text_tokenizer.tokenizer
+
+    @property
+    def max_seq_length(self) -> float:
+        """No positions, no limit; `max_tokens` of the tokenizer truncates where asked."""
+        return self.text_tokenizer.max_tokens or math.inf
+
+    def get_embedding_dimension(self) -> int:
+        """D."""
+        return self.dim
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What `repr` shows."""
+        return {"norm": self.norm_name, "dim": self.dim, "vocab": self.embedding.num_embeddings}
+
+    def pool(self, ids: Tensor, offsets: Tensor, plan: BagPlan | None = None) -> Tensor:
+        """Texts to vectors: ids (N,), offsets (B + 1,) -> (B, D).
+
+        A `plan` of the same bag, prepared ahead, spares the backward pass a sort.
+        """
+        weight = self.embedding.weight
+        if (gate := self.norm.fused()) is not None:
+            return bag_dyt(weight, ids, offsets, *gate, plan=plan, table_grad=self.table_grad)
+        pooled: Tensor = self.norm(self.mean(ids, offsets, plan))
+        return pooled
+
+    def mean(self, ids: Tensor, offsets: Tensor, plan: BagPlan | None = None) -> Tensor:
+        """Mean rows of the table, before the norm: (B, D)."""
+        return bag_mean(self.embedding.weight, ids, offsets, plan=plan, table_grad=self.table_grad)
+
+    def preprocess(
+        self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Tokenise: {"input_ids": (N,), "offsets": (B + 1,)}."""
+        texts = self._prepend_prompt(list(inputs), prompt) if prompt else list(inputs)
+        batch = self.text_tokenizer.encode(texts)
+        return {
+            "input_ids": torch.from_numpy(batch.ids.astype("int64")),
+            "offsets": torch.from_numpy(batch.offsets),
+        }
+
+    def forward(self, features: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
+        """Add `sentence_embedding` (B, D) to the features."""
+        features["sentence_embedding"] = self.pool(features["input_ids"], features["offsets"])
+        return features
+
+    @classmethod
+    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> SSE:  # type: ignore[override]
+        """SentenceTransformer calls this for a folder whose norm has no native modules."""
+        from sse.model.folder import read_folder
+        from sse.model.load import build
+
+        return build(read_folder(model_name_or_path))
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """Refused: one module cannot write a folder that loads everywhere; `sse.export` does."""
+        raise UserError(
+            f"cannot save an SSE module alone to {output_path}: "
+            "use sse.export(model, folder) or the save() of the model that sse.load returns"
+        )
+
+
+class SSEModel(SentenceTransformer):
+    """What `sse.load` returns: a SentenceTransformer whose first module is `SSE`.
+
+    Everything of SentenceTransformer works (encode, encode_query, similarity, prompts,
+    truncate_dim); saving writes the portable folder of `sse.export`, which loads anywhere.
+    """
+
+    @property
+    def sse(self) -> SSE:
+        """The SSE module."""
+        module = self[0]
+        assert isinstance(module, SSE)
+        return module
+
+    def save(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write the portable folder: see `sse.export`."""
+        from sse.model.export import export
+
+        export(self, path)
+
+    def save_pretrained(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write the portable folder: see `sse.export`."""
+        self.save(path)

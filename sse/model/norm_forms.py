@@ -1,0 +1,199 @@
+"""The norms without torch: what each computes, step by step, and how a folder stores it.
+
+`NORMS` holds one `Form` a norm of `sse.model.norms`, by the same name. Everything that is no
+training
+follows from it: the numpy encoder, the folder's tensors, the native sentence-transformers modules
+(`sse.model.export`), the ONNX graph and the model card.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Vectors = dict[str, Array]  # a norm's parameters, each (D,), by their names in a `Form`
+TINY = np.float32(1e-12)  # torch.nn.functional.normalize's floor of a norm
+LAYERNORM_EPS = np.float32(1e-5)  # torch.nn.LayerNorm's
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """x -> activation(scale * x + shift), with one scale and one shift a dimension.
+
+    Attributes:
+        scale: the vector's name.
+        shift: the vector's name, or None for no shift.
+        activation: a name of `ACTIVATIONS`.
+    """
+
+    scale: str
+    shift: str | None = None
+    activation: str = "Identity"
+    by_dimension = True
+
+    @property
+    def tensors(self) -> dict[str, str]:
+        """{vector: its tensor in the native Dense module, on the diagonal if that is square}."""
+        shift = {} if self.shift is None else {self.shift: "linear.bias"}
+        return {self.scale: "linear.weight"} | shift
+
+    def apply(self, x: Array, v: Vectors) -> None:
+        """In place on (n, d); d may be a prefix of the vectors' D."""
+        dim = x.shape[1]
+        x *= v[self.scale][:dim]
+        if self.shift is not None:
+            x += v[self.shift][:dim]
+        ACTIVATIONS[self.activation](x)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """x -> x / ||x||, and 0 for 0."""
+
+    by_dimension = False
+
+    @property
+    def tensors(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+    def apply(self, x: Array, v: Vectors) -> None:
+        """In place on (n, D)."""
+        normalise(x)
+
+
+@dataclass(frozen=True)
+class Standard:
+    """x -> weight * (x - mean) / sqrt(variance + eps) + bias, over one row: LayerNorm."""
+
+    by_dimension = False
+
+    @property
+    def tensors(self) -> dict[str, str]:
+        """{vector: its tensor in the native LayerNorm module}."""
+        return {"weight": "norm.weight", "bias": "norm.bias"}
+
+    def apply(self, x: Array, v: Vectors) -> None:
+        """In place on (n, D)."""
+        x -= x.mean(axis=1, keepdims=True)
+        variance = np.einsum("nd,nd->n", x, x) / np.float32(x.shape[1])
+        x /= np.sqrt(variance + LAYERNORM_EPS)[:, None]
+        x *= v["weight"]
+        x += v["bias"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A norm as steps on the pooled mean.
+
+    Attributes:
+        steps: applied one after the other.
+        text: the norm in words, for the model card.
+    """
+
+    steps: tuple[Diagonal | Unit | Standard, ...]
+    text: str
+
+    @property
+    def by_dimension(self) -> bool:
+        """Whether a prefix of the columns needs only itself."""
+        return all(step.by_dimension for step in self.steps)
+
+    @property
+    def native(self) -> bool:
+        """Whether sentence-transformers' own modules can compute it."""
+        return not any(getattr(step, "activation", None) in NOT_NATIVE for step in self.steps)
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """{vector: "module number/tensor"} in a folder of native modules; the table is module 0."""
+        return {
+            vector: f"{number}/{tensor}"
+            for number, step in enumerate(self.steps, 1)
+            for vector, tensor in step.tensors.items()
+        }
+
+    def apply(self, x: Array, v: Vectors) -> None:
+        """What `sse.model.norms` computes, in place on (n, D)."""
+        for step in self.steps:
+            step.apply(x, v)
+
+
+def normalise(x: Array) -> None:
+    """Make x / ||x||, row by row, in place; a row of zeros stays."""
+    if len(x) == 1:  # a query: one call instead of five
+        x /= max(math.sqrt(x[0].dot(x[0])), 1e-12)
+        return
+    x /= np.maximum(np.sqrt(np.einsum("nd,nd->n", x, x)), TINY)[:, None]
+
+
+CELLS = 2048  # of the error function's table, per unit; it ends at 4, where 1 - erf is 1.5e-8
+
+
+@cache
+def _erf_table() -> tuple[Array, Array]:
+    """At i + 4 * CELLS: erf(i / CELLS), and how much |erf| grows from there to the next cell."""
+    half = np.array([math.erf(i / CELLS) for i in range(4 * CELLS + 2)])
+    values, growth = half[:-1], np.diff(half)
+    whole = np.concatenate([-values[:0:-1], values]), np.concatenate([growth[:0:-1], growth])
+    return whole[0].astype(np.float32), whole[1].astype(np.float32)
+
+
+def erf(x: Array) -> None:
+    """The error function in place, to 1e-7: numpy has none, so a table and straight lines.
+
+    The cell is counted from 0 outwards, so that small values keep all their digits.
+    """
+    values, growth = _erf_table()
+    x.clip(-4, 4, out=x)
+    x *= CELLS
+    with np.errstate(invalid="ignore"):  # NaN has no cell; its remainder is NaN all the same
+        cell = x.astype(np.int32)
+    x -= cell
+    cell += 4 * CELLS
+    x *= growth.take(cell, mode="clip")
+    x += values.take(cell, mode="clip")
+
+
+# In place, by the name of the class in torch.nn, which a native Dense module imports.
+ACTIVATIONS: dict[str, Callable[[Array], object]] = {
+    "Identity": lambda x: x,
+    "Tanh": lambda x: np.tanh(x, out=x),
+    "Hardtanh": lambda x: np.clip(x, -1, 1, out=x),
+    "Erf": erf,
+}
+NOT_NATIVE = {"Erf"}  # torch.nn has no such class, and no Dense makes one of GELU
+
+_DYT = (Diagonal("alpha", "bias", "Tanh"), Diagonal("beta"))
+
+NORMS = {
+    "dyt": Form(_DYT, "Separable Dynamic Tanh, `y = beta * tanh(alpha * x + bias)` per dimension"),
+    "dyt_scalar": Form(
+        _DYT, "Dynamic Tanh with one alpha for all dimensions, `y = beta * tanh(alpha * x + bias)`"
+    ),
+    "dyt_outside": Form(
+        (Diagonal("alpha", None, "Tanh"), Diagonal("beta", "bias")),
+        "Dynamic Tanh with its bias outside, `y = beta * tanh(alpha * x) + bias` per dimension",
+    ),
+    "dyt_frozen": Form(
+        _DYT, "a fixed tanh, `y = beta * tanh(alpha * x + bias)` as it was before training"
+    ),
+    "hardtanh": Form(
+        (Diagonal("alpha", "bias", "Hardtanh"), Diagonal("beta")),
+        "a clipped line, `y = beta * clip(alpha * x + bias, -1, 1)` per dimension",
+    ),
+    "derf": Form(
+        (Diagonal("alpha", "bias", "Erf"), Diagonal("beta")),
+        "Dynamic erf, `y = beta * erf(alpha * x + bias)` per dimension",
+    ),
+    "layernorm": Form((Standard(),), "LayerNorm"),
+    "rmsnorm": Form((Unit(), Diagonal("gain")), "RMSNorm"),
+    "gain": Form((Diagonal("gain"),), "a learnt scale of each dimension"),
+    "none": Form((), "no norm"),
+}

@@ -1,0 +1,156 @@
+"""Smaller numbers: table rows as float16, int8 or 4 bits; vectors as int8 or bits.
+
+| rows    | stored                              | bytes a row (D = 512) |
+|---------|-------------------------------------|-----------------------|
+| float32 | as trained                          | 2,048                 |
+| float16 | rounded                             | 1,024                 |
+| int8    | q = round(w / s), s = max|w| / 127  | 516                   |
+| int4    | q = round((w / s + 1) * 7.5)        | 260                   |
+
+A scale s belongs to one row. The 4-bit layout is the published one: two values a byte, high nibble
+first, then all scales; w = (q / 7.5 - 1) * s.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sse.common.digests import seal_folder
+from sse.common.errors import UserError
+from sse.common.files import atomic_folder, write_json
+from sse.model.folder import FORMAT, Q4_REST, Q4_TABLE, ModelFolder, read_folder
+from sse.model.norm_forms import NORMS
+from sse.model.table import Table
+
+ROW_KINDS = ("float32", "float16", "int8", "int4")
+PRECISIONS = ("float32", "int8", "binary")
+
+
+def quantise_rows(
+    table: NDArray[Any], kind: str
+) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    """(V, D) float32 -> rows as stored and their scales (V,), or None.
+
+    Raises:
+        UserError: an unknown kind, values that float16 cannot hold, an odd D for 4 bits.
+    """
+    table = np.asarray(table, np.float32)
+    if kind not in ROW_KINDS:
+        raise UserError(f"rows '{kind}': choose one of {', '.join(ROW_KINDS)}")
+    if not np.isfinite(table).all():
+        raise UserError("the table holds NaN or infinite values: is the model trained?")
+    if kind == "float32":
+        return table, None
+    largest = np.abs(table).max(axis=1)
+    if kind == "float16":
+        if largest.max(initial=0) > np.finfo(np.float16).max:
+            raise UserError(f"float16 cannot hold {largest.max()}: use int8")
+        return table.astype(np.float16), None
+    scales = (largest / 127 if kind == "int8" else largest).astype(np.float32)
+    divisors = np.where(scales > 0, scales, np.float32(1))[:, None]
+    if kind == "int8":
+        return np.rint(table / divisors).clip(-127, 127).astype(np.int8), scales
+    if table.shape[1] % 2:
+        raise UserError(f"4-bit rows go in pairs of columns, the table has {table.shape[1]}")
+    q = np.rint((table / divisors + 1) * np.float32(7.5)).clip(0, 15).astype(np.uint8)
+    return (q[:, 0::2] << 4) | q[:, 1::2], scales
+
+
+def write_compact(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    rows: str = "int8",
+    dim: int | None = None,
+) -> Path:
+    """Write the model in `source` with smaller rows, for `sse.Encoder` and `sse.load`.
+
+    Args:
+        source: any folder that `sse.model.folder.read_folder` knows.
+        target: an empty or new folder; written whole or not at all.
+        rows: float32, float16, int8 or int4. int4 writes the published 4-bit layout.
+        dim: keep the first `dim` dimensions only.
+
+    Raises:
+        UserError: a target that exists, rows or a dim that this model cannot have.
+    """
+    from safetensors.numpy import save_file
+
+    model, target = read_folder(source), Path(target)
+    if target.exists() and (target.is_file() or any(target.iterdir())):
+        raise UserError(f"{target} exists: give an empty or a new folder")
+    if dim is not None:
+        model = truncate(model, dim)
+    table, scales = quantise_rows(model.table, rows)
+    tensors = {f"{model.norm}.{name}": vector for name, vector in model.vectors.items()}
+    config = {
+        "format": FORMAT,
+        "norm": model.norm,
+        "dim": model.rows.shape[1],
+        "vocab_size": model.rows.shape[0],
+        "max_tokens": model.max_tokens,
+        "rows": rows,
+    }
+    with atomic_folder(target) as folder:
+        if rows == "int4":
+            assert scales is not None
+            with open(folder / Q4_TABLE, "wb") as file:
+                file.write(np.ascontiguousarray(table).data)
+                file.write(scales.astype("<f4").data)
+            save_file(tensors, folder / Q4_REST)
+        else:
+            tensors["embedding.weight"] = np.ascontiguousarray(table)
+            if scales is not None:
+                tensors["embedding.scale"] = scales
+            save_file(tensors, folder / "model.safetensors")
+        shutil.copyfile(model.tokenizer, folder / "tokenizer.json")
+        if model.settings:
+            write_json(folder / "config_sentence_transformers.json", model.settings)
+        seal_folder(folder, config)
+    return target
+
+
+def truncate(model: ModelFolder, dim: int) -> ModelFolder:
+    """The model of the first `dim` dimensions.
+
+    Raises:
+        UserError: no prefix, or a norm whose dimensions depend on each other.
+    """
+    full = model.rows.shape[1]
+    if not 1 <= dim <= full:
+        raise UserError(f"dim {dim} is no prefix of the model's {full}: give 1 to {full}")
+    if not NORMS[model.norm].by_dimension and dim != full:
+        raise UserError(
+            f"a model with {model.norm} needs all its {full} dimensions before the norm: "
+            "cut its vectors instead (encode's dim)"
+        )
+    vectors = {name: vector[:dim].copy() for name, vector in model.vectors.items()}
+    return replace(model, rows=Table(model.table[:, :dim]), vectors=vectors)
+
+
+def width(dim: int, precision: str) -> tuple[int, Any]:
+    """Columns and type of vectors of `dim` dimensions."""
+    if precision == "binary":
+        return (dim + 7) // 8, np.uint8
+    return dim, np.int8 if precision == "int8" else np.float32
+
+
+def quantise_vectors(x: NDArray[np.float32], precision: str) -> NDArray[Any]:
+    """(n, d) float32 -> float32, int8 (n, d) or bits (n, ceil(d / 8)) uint8.
+
+    int8 keeps directions: each vector is scaled so that its largest component becomes 127, which
+    leaves cosines as they are and needs no calibration. Bits are 1 where x > 0, eight a byte, the
+    first in the highest place, as numpy.packbits and sentence-transformers' `ubinary` have them.
+    """
+    if precision == "float32":
+        return x
+    if precision == "binary":
+        return np.packbits(x > 0, axis=1)
+    largest = np.abs(x).max(axis=1, keepdims=True, initial=0)
+    return np.rint(x / np.where(largest > 0, largest, 1) * 127).astype(np.int8)

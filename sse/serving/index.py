@@ -1,0 +1,235 @@
+"""A searchable collection in one file: texts, vectors and where they came from. faiss searches it.
+
+- The file (`sse.serving.index_file`) is memory-mapped: opening costs nothing, processes share its
+  pages.
+- `exact`: float32 vectors, inner products of all of them.
+- `binary`: the vectors' signs (32 times fewer bytes) find candidates by Hamming distance, float16
+  vectors rescore them.
+- The top k are faiss's work, chunk by chunk of the file, merged by its heap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sse.common.errors import UserError
+from sse.common.files import atomic_file
+from sse.model.norm_forms import normalise
+from sse.serving.encoder import Encoder
+from sse.serving.index_file import index_writer, open_chunks
+from sse.text.records import Row
+
+KINDS = ("exact", "binary")
+CHUNK = 65_536  # rows of the file that are searched at a time
+CHUNK_CHARACTERS = 250_000_000  # of long texts fewer rows: Arrow counts the bytes in 31 bits
+OVERSAMPLING = 10  # candidates a result, for binary
+PROBE = "The quick brown fox jumps over the lazy dog, 1234567890 times."
+INSTALL = "pip install 'stable-static-embedding[search]'"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result: its rank from 1, its cosine, the text and where it came from."""
+
+    rank: int
+    score: float
+    text: str
+    where: str
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError:
+        raise UserError(f"searching needs faiss: {INSTALL}") from None
+    return faiss
+
+
+@contextlib.contextmanager
+def threads_for(faiss: Any, queries: int) -> Iterator[None]:
+    """No more of faiss's threads than queries, for this thread and this while.
+
+    It shares out queries, so further threads only wait for each other: on a busy machine one query
+    took 30 ms with two threads and 4 ms with one.
+    """
+    most = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(max(1, min(most, queries)))
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(most)
+
+
+def build_index(
+    rows: Iterable[Row],
+    model: Encoder,
+    target: str | os.PathLike[str],
+    kind: str = "exact",
+    told: Callable[[int], object] = lambda n: None,
+    batch_size: int = 1024,
+) -> int:
+    """Encode `rows` and write them to `target`, whole or not at all.
+
+    Args:
+        rows: the texts; read once, never held together.
+        model: what encodes them, and later the queries.
+        target: the file.
+        kind: exact or binary.
+        told: called with the number of texts done since the last call.
+        batch_size: texts a thread takes at a time.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        UserError: an unknown kind, or no texts.
+    """
+    if kind not in KINDS:
+        raise UserError(f"index kind '{kind}': choose one of {', '.join(KINDS)}")
+    waiting: deque[Row] = deque()
+
+    def texts() -> Iterator[str]:
+        for row in rows:
+            waiting.append(row)
+            yield row.text
+
+    about = {"model": str(model.folder.resolve()), "probe": model.encode(PROBE)[:32].tolist()}
+    with atomic_file(target) as path, index_writer(path, kind, model.dim, about) as file:
+        taken: list[Row] = []
+        parts: list[NDArray[np.float32]] = []
+        size = 0
+        for vectors in model.stream(texts(), batch_size=batch_size):
+            new = [waiting.popleft() for _ in range(len(vectors))]
+            taken, size = taken + new, size + sum(len(row.text) for row in new)
+            parts.append(vectors)
+            if len(taken) >= CHUNK or size >= CHUNK_CHARACTERS:
+                file.write(taken, np.concatenate(parts))
+                taken, parts, size = [], [], 0
+            told(len(vectors))
+        if taken:
+            file.write(taken, np.concatenate(parts))
+        if not file.rows:
+            raise UserError("no texts to index")
+    return file.rows
+
+
+class Index:
+    """A file of `build_index`, opened.
+
+    Args:
+        path: the file.
+        model: folder of the model; by default the one it was made with, where that stood then.
+        fast: see `sse.Encoder`.
+
+    Raises:
+        UserError: no index there, a damaged one, or another model than the one it was made with.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        model: str | os.PathLike[str] | None = None,
+        fast: bool = True,
+    ) -> None:
+        self._faiss = _faiss()
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such index: make one with 'sse index'")
+        about, self._chunks = open_chunks(Path(path))
+        self.kind, self.dim, folder = about["kind"], about["dim"], model or str(about.get("model"))
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
+        if model is None and not Path(folder).is_dir():
+            raise UserError(f"{path} was made with {folder}, which is gone: give the model with -m")
+        self.model = Encoder(folder, fast=fast)
+        if self.dim > self.model.full_dim:
+            raise UserError(f"{path} was made with another model than {folder}: index again")
+        self.model.dim = self.dim
+        if not _agree(self.model.encode(PROBE)[:32], about.get("probe")):
+            raise UserError(f"{path} was made with another model than {folder}: index again")
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def search(
+        self, queries: list[str], k: int = 10, oversampling: int = OVERSAMPLING
+    ) -> list[list[Hit]]:
+        """The `k` best texts of each query, best first, by the cosine.
+
+        Args:
+            queries: the texts to search for.
+            k: results a query.
+            oversampling: candidates a result that a binary index rescores.
+        """
+        prompt = "query" if "query" in self.model.prompts else None
+        vectors = self.model.encode(queries, prompt_name=prompt)
+        scores, rows = self.search_vectors(vectors, k, oversampling)
+        return [
+            [Hit(i + 1, float(s[i]), *self._text(int(r[i]))) for i in range(len(r))]
+            for s, r in zip(scores, rows, strict=True)
+        ]
+
+    def search_vectors(
+        self, queries: NDArray[np.float32], k: int = 10, oversampling: int = OVERSAMPLING
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and rows, both (q, min(k, n)), of query vectors (q, dim) of length 1."""
+        if k < 1 or oversampling < 1:
+            raise UserError(f"k {k}, oversampling {oversampling}: give at least 1")
+        k = min(k, len(self))
+        if self.kind == "exact":
+            metric = self._faiss.METRIC_INNER_PRODUCT
+            return self._top(
+                k, True, len(queries),
+                lambda chunk, n: self._faiss.knn(queries, chunk.scanned(), n, metric=metric),
+            )  # fmt: skip
+        codes = np.packbits(queries > 0, axis=1)
+        _, rows = self._top(
+            min(k * oversampling, len(self)), False, len(queries),
+            lambda chunk, n: self._faiss.knn_hamming(codes, chunk.scanned(), n),
+        )  # fmt: skip
+        scores = np.stack([self._gather(r) @ q for r, q in zip(rows, queries, strict=True)])
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
+
+    def _top(
+        self, k: int, largest: bool, queries: int, knn: Callable[[Any, int], tuple[Any, Any]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The best `k` over all chunks."""
+        heap = self._faiss.ResultHeap(queries, k, keep_max=largest)
+        for start, chunk in zip(self._starts.tolist(), self._chunks, strict=False):
+            with threads_for(self._faiss, queries):
+                scores, rows = knn(chunk, min(k, len(chunk)))
+            heap.add_result(
+                np.ascontiguousarray(scores, np.float32), np.asarray(rows, np.int64) + start
+            )
+        heap.finalize()
+        return heap.D, heap.I
+
+    def _gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors of `rows`, float32 and of length 1 again."""
+        out = np.empty((len(rows), self.dim), np.float32)
+        homes = np.searchsorted(self._starts, rows, "right") - 1
+        for home in np.unique(homes):
+            here = homes == home
+            out[here] = self._chunks[home].vectors(rows[here] - self._starts[home])
+        normalise(out)
+        return out
+
+    def _text(self, row: int) -> tuple[str, str]:
+        home = int(np.searchsorted(self._starts, row, "right")) - 1
+        return self._chunks[home].text(row - int(self._starts[home]))
+
+
+def _agree(ours: NDArray[np.float32], theirs: Any) -> bool:
+    """Whether the probe's vector is the one that the index tells of."""
+    try:
+        return bool(np.allclose(ours, np.array(theirs, np.float32), atol=1e-3))
+    except (TypeError, ValueError):
+        return False

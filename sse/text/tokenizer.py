@@ -1,0 +1,285 @@
+"""Text to token ids, in one place.
+
+- `TextTokenizer` wraps one `tokenizers.Tokenizer`: truncation and padding off, no special tokens.
+- nanotoken (extra `fast`) does the same work faster where `sse.text.fast_tokenizer` finds it equal;
+  otherwise `sse.text.word_cache` asks the tokenizer once per word where its parts are BERT's.
+- It comes from a `tokenizer.json`, from the hub, or is trained here (BERT's normaliser and
+  pre-tokenizer, WordPiece).
+- Nothing here imports torch, transformers or sentence-transformers: inference needs this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.trainers import WordPieceTrainer
+
+from sse.common.errors import UserError
+from sse.common.files import atomic_file
+from sse.common.hub import hub_file
+from sse.text.fast_tokenizer import Engine, FastTokenizer, choose_engine
+from sse.text.token_batch import Ragged, concatenate
+from sse.text.word_cache import WordCache, works_word_by_word
+
+# The hub's own aliases of BERT's tokenizers, which carry no owner.
+HUB_ALIASES = {
+    "bert-base-uncased": "google-bert/bert-base-uncased",
+    "bert-base-cased": "google-bert/bert-base-cased",
+    "bert-base-multilingual-cased": "google-bert/bert-base-multilingual-cased",
+}
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+# An Encoding takes some 100 bytes a token until its ids are copied out, so a call holds few texts.
+MAX_CHARACTERS = 2_000_000
+MAX_ALPHABET = 1_000
+MAX_FILE = 200_000_000  # bytes: ten times the tokenizer.json of the largest vocabularies in use
+PROBE_AFTER = 256  # texts: importing and probing the fast tokenizer costs as much as some 500
+
+
+class TextTokenizer:
+    """Encode texts as a ragged batch of token ids.
+
+    Args:
+        tokenizer: any `tokenizers.Tokenizer`; its truncation and padding are switched off.
+        max_tokens: keep the first `max_tokens` ids of a text; None keeps all. The cut is made
+            here and is not part of the saved `tokenizer.json`.
+        fast: use nanotoken where it is installed and proven equal.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, max_tokens: int | None = None, fast: bool = True
+    ) -> None:
+        if max_tokens is not None and max_tokens < 1:
+            raise UserError(f"max_tokens is {max_tokens}: give a positive number, or none for all")
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        self._wants_fast = fast
+        self._seen = 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of what decides the ids."""
+        serialised = json.dumps(json.loads(self.tokenizer.to_str()), sort_keys=True)
+        return hashlib.sha256(f"{self.max_tokens} {serialised}".encode()).hexdigest()
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Which tokenizer makes the ids, and why; probed when asked for."""
+        if not self._wants_fast:
+            return Engine("tokenizers", "asked for")
+        return choose_engine(self.tokenizer)
+
+    @cached_property
+    def words(self) -> WordCache | None:
+        """The ids of words seen before; None where the tokenizer cannot be asked word by word."""
+        return WordCache(self.tokenizer) if works_word_by_word(self.tokenizer) else None
+
+    def encode(self, texts: Sequence[str], parallel: bool | None = None) -> Ragged:
+        """Token ids of `texts`, int32, without special tokens; an empty text has none.
+
+        `parallel=False` keeps nanotoken on the calling thread, for callers with threads of their
+        own; Hugging Face's tokenizers follow TOKENIZERS_PARALLELISM.
+        """
+        fast = self._fast(len(texts))
+        if fast is not None:
+            try:
+                ragged = fast.encode(texts, parallel)
+            except UnicodeError:
+                ragged = fast.encode([_valid(text) for text in texts], parallel)
+            return ragged if self.max_tokens is None else _cut(ragged, self.max_tokens)
+        parts = [self._encode(part) for part in _slices(texts)]
+        ragged = concatenate(parts) if parts else Ragged(np.zeros(0, np.int32), _offsets([]))
+        return ragged if self.max_tokens is None else _cut(ragged, self.max_tokens)
+
+    def _fast(self, count: int) -> FastTokenizer | None:
+        """The fast tokenizer, once there are texts enough to pay for the probe."""
+        if "engine" not in self.__dict__:
+            self._seen += count
+            if self._seen < PROBE_AFTER:
+                return None
+        return self.engine.fast
+
+    def _encode(self, texts: Sequence[str]) -> Ragged:
+        """The ids of a few texts by Hugging Face's tokenizers."""
+        try:
+            try:
+                return self._ids(texts)
+            except (UnicodeError, TypeError):  # lone surrogates are str, but no Unicode text
+                return self._ids([_valid(text) for text in texts])
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            # Rust's own: what the tokenizer.json asks for cannot be done.
+            raise UserError(f"the tokenizer fails ({error}): give another one") from error
+
+    def _ids(self, texts: Sequence[str]) -> Ragged:
+        if self.words is not None:
+            return self.words.encode(texts)
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        offsets = _offsets([len(encoding) for encoding in encodings])
+        ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
+        return Ragged(np.fromiter(ids, np.int32, count=int(offsets[-1])), offsets)
+
+    def save(self, path: str | Path) -> None:
+        """Write `tokenizer.json`, whole or not at all."""
+        with atomic_file(path) as temporary:
+            temporary.write_text(self.tokenizer.to_str(pretty=True), "utf-8")
+
+
+def load_tokenizer(spec: str, *, max_tokens: int | None = None, fast: bool = True) -> TextTokenizer:
+    """Load a tokenizer.
+
+    Args:
+        spec: path of a `tokenizer.json`, a folder holding one, or a hub name such as
+            `bert-base-uncased`.
+        max_tokens: see `TextTokenizer`.
+        fast: see `TextTokenizer`.
+
+    Raises:
+        UserError: no such file, not a tokenizer, or an unreachable hub.
+    """
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    if not path.is_file():
+        if spec.endswith(".json") or path.name == "tokenizer.json" or spec.startswith((".", "/")):
+            raise UserError(f"{path}: no such file; give a tokenizer.json, a hub name or 'train'")
+        path = hub_file(HUB_ALIASES.get(spec, spec), "tokenizer.json")
+    if (size := path.stat().st_size) > MAX_FILE:
+        raise UserError(f"{path} has {size:,} bytes, more than the {MAX_FILE:,} that are read")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # Rust raises bare Exception, and a panic is not even that
+        raise UserError(f"{path}: not a tokenizer.json ({error}); give another one") from error
+    return TextTokenizer(tokenizer, max_tokens, fast)
+
+
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int = 30_522,
+    *,
+    max_tokens: int | None = None,
+    max_characters: int = 250_000_000,
+    progress: bool = True,
+) -> TextTokenizer:
+    """Train BERT's lower-case WordPiece on `texts`, the same on every machine.
+
+    Args:
+        texts: read until `max_characters`, which is plenty for 30,522 pieces; mix the sets
+            beforehand when there is more.
+        vocab_size: the most entries of the vocabulary; small corpora give fewer.
+        max_tokens: see `TextTokenizer`.
+        max_characters: where to stop reading.
+        progress: show a bar.
+
+    Raises:
+        UserError: no text to train on, or a vocabulary smaller than its alphabet.
+    """
+    from tqdm.auto import tqdm  # slow to import, and encoding needs none
+
+    sample = list(_until(texts, max_characters))
+    normaliser = BertNormalizer(lowercase=True)
+    alphabet = _alphabet(sample, normaliser)
+    if not alphabet:
+        raise UserError("no text to train a tokenizer on: the data hold only empty texts")
+    # The trainer numbers its continuation letters in the order of a randomly seeded hash map,
+    # and breaks ties by those numbers. Passing them as special tokens fixes the order.
+    first = [*SPECIAL_TOKENS, *(f"##{letter}" for letter in alphabet)]
+    if vocab_size < len(first) + len(alphabet):
+        raise UserError(
+            f"vocab_size is {vocab_size}, but the texts' letters alone take "
+            f"{len(first) + len(alphabet)}: ask for more"
+        )
+    learner = _bert(WordPiece(unk_token="[UNK]"), normaliser)  # type: ignore[call-arg]
+    trainer = WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=first,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    bar = tqdm(sample, desc="training the tokenizer", unit=" texts", disable=not progress)
+    learner.train_from_iterator(bar, trainer)
+    # A fresh wrapper drops those special tokens from the added ones: "##a" in a text is no token.
+    vocab = learner.get_vocab(with_added_tokens=False) or learner.get_vocab()
+    return TextTokenizer(_bert(WordPiece(vocab, unk_token="[UNK]"), normaliser), max_tokens)  # type: ignore[call-arg]
+
+
+def _bert(model: WordPiece, normaliser: BertNormalizer) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normaliser
+    tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.decoder = WordPieceDecoder()
+    return tokenizer
+
+
+def _alphabet(texts: Sequence[str], normaliser: BertNormalizer) -> list[str]:
+    """The most frequent letters after normalisation, sorted: ties cannot depend on a hash."""
+    raw: Counter[str] = Counter()
+    for text in texts:
+        raw.update(text)
+    counts: Counter[str] = Counter()
+    for letter, count in raw.items():
+        for normal in normaliser.normalize_str(letter):
+            if not normal.isspace():
+                counts[normal] += count
+    ranked = sorted(counts, key=lambda letter: (-counts[letter], letter))
+    return sorted(ranked[:MAX_ALPHABET])
+
+
+def _until(texts: Iterable[str], max_characters: int) -> Iterator[str]:
+    for text in texts:
+        valid = _valid(text)
+        yield valid
+        max_characters -= len(valid)
+        if max_characters <= 0:
+            return
+
+
+def _valid(text: str) -> str:
+    """`text` with lone surrogates replaced by U+FFFD, which BERT's normaliser drops."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Runs of `texts` of at most MAX_CHARACTERS, or of one text."""
+    start = size = 0
+    for row, text in enumerate(texts):
+        if size and size + len(text) > MAX_CHARACTERS:
+            yield texts[start:row]
+            start, size = row, 0
+        size += len(text)
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _offsets(lengths: Sequence[int]) -> np.ndarray:
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _cut(ragged: Ragged, most: int) -> Ragged:
+    """The first `most` ids of each text."""
+    lengths = ragged.lengths
+    if not len(lengths) or lengths.max() <= most:
+        return ragged
+    within = np.arange(len(ragged.ids)) - np.repeat(ragged.offsets[:-1], lengths)
+    return Ragged(ragged.ids[within < most], _offsets(np.minimum(lengths, most)))  # type: ignore[arg-type]

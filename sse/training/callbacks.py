@@ -1,0 +1,149 @@
+"""What a run shows and keeps while it trains: progress with pairs/s, checkpoints, EMA."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+
+from sse.training.checkpoints import LastCheckpoint
+from sse.training.module import logs_at
+from sse.training.resume import BEST
+
+
+class Throughput(Callback):
+    """Count the pairs trained on and the seconds that took, evaluation excluded.
+
+    A resumed run goes on counting from its checkpoint's last whole step.
+    """
+
+    def __init__(self) -> None:
+        self.pairs = 0
+        self.seconds = 0.0
+        self._last: float | None = None
+        self._step = 0
+        self._whole = {"pairs": 0, "seconds": 0.0}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts after the last whole step."""
+        return self._whole
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`'s counts."""
+        self.pairs, self.seconds = state_dict["pairs"], state_dict["seconds"]
+        self._whole = state_dict
+
+    @property
+    def rate(self) -> float:
+        """Pairs per second, over all processes."""
+        return self.pairs / self.seconds if self.seconds else 0.0
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Learn where a resumed run stands."""
+        self._step = trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, module: L.LightningModule, batch: Any, step: int
+    ) -> None:
+        """Start the clock after a pause."""
+        if self._last is None:
+            self._last = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, step: int
+    ) -> None:
+        """Add a batch: from the end of the last one, so loading counts too."""
+        now = time.perf_counter()
+        assert self._last is not None
+        self.pairs += batch["pairs"]
+        self.seconds += now - self._last
+        self._last = now
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._whole = {"pairs": self.pairs, "seconds": self.seconds}
+        if logs_at(trainer.global_step, trainer):
+            module.log("train/pairs_per_second", self.rate, batch_size=batch["pairs"])
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Stop the clock."""
+        self._last = None
+
+
+class Progress(TQDMProgressBar):
+    """Lightning's bar with pairs/s, the loss and the last held-out nDCG@10."""
+
+    def __init__(self, throughput: Throughput) -> None:
+        super().__init__(refresh_rate=10)
+        self.throughput = throughput
+
+    def get_metrics(
+        self, trainer: L.Trainer, module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands at the bar's end."""
+        shown: dict[str, Any] = {"pairs/s": f"{self.throughput.rate:,.0f}"}
+        logged = trainer.callback_metrics
+        if "train/loss" in logged:
+            shown["loss"] = f"{float(logged['train/loss']):.3f}"
+        for name, value in logged.items():
+            if name.startswith("val/"):
+                shown[name.removeprefix("val/")] = f"{float(value):.3f}"
+        return shown
+
+    def init_validation_tqdm(self) -> Any:
+        """No bar for the held-out pairs: they take a fraction of a second."""
+        bar = super().init_validation_tqdm()
+        bar.disable = True
+        return bar
+
+
+class MovingAverage(EMAWeightAveraging):
+    """Average weights that are up to date: a lazy optimiser then has no row to leave for later."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, step: int
+    ) -> None:
+        """Add a step to the average."""
+        module.flush()
+        super().on_train_batch_end(trainer, module, outputs, batch, step)
+
+
+def callbacks(
+    folder: Path, monitor: str | None, ema: float, progress: bool, seconds: float = 30.0
+) -> list[Callback]:
+    """The callbacks of every run.
+
+    Args:
+        folder: where checkpoints go: `best.ckpt` (weights alone, by `monitor`) and `last.ckpt`.
+        monitor: the metric whose maximum is best; None where nothing is held out.
+        ema: decay of the exponential moving average of the weights; 0 for none. With it,
+            evaluation, checkpoints' `state_dict` and the final model hold the averaged weights.
+        progress: show the bar.
+        seconds: time from one `last.ckpt` to the next.
+    """
+    throughput = Throughput()
+    found: list[Callback] = [throughput]
+    if progress:
+        found.append(Progress(throughput))
+    if ema:
+        found.append(MovingAverage(decay=ema))
+    if monitor:
+        found.append(
+            ModelCheckpoint(
+                folder,
+                Path(BEST).stem,
+                monitor=monitor,
+                mode="max",
+                save_weights_only=True,
+                enable_version_counter=False,
+            )
+        )
+    found.append(LastCheckpoint(folder, seconds))
+    return found

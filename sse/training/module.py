@@ -1,0 +1,305 @@
+"""The LightningModule: SSE trained with the Matryoshka in-batch contrastive loss."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from sse_kernels.table_grad import TableGrad
+from torch import Tensor
+
+from sse.common.errors import UserError
+from sse.loss.matryoshka import check_dims, check_smoothing, matryoshka_loss
+from sse.model.model import SSE
+from sse.model.norms import check_norm
+from sse.text.tokenizer import TextTokenizer
+from sse.training.column_parallel import Shards
+from sse.training.lazy_adam import LazyAdam
+from sse.training.optimizer import check_optimizer, make_optimizer, make_schedule
+from sse.training.processes import everywhere, from_first, rank, total, world
+
+PUBLISHED_DIMS = (512, 256, 128, 64, 32)
+
+
+class SSEModule(L.LightningModule):
+    """SSE, its loss and its optimiser; the defaults are the published recipe's.
+
+    Args:
+        dim: dimension of the table and the vectors.
+        norm: `dyt` (bias inside the tanh, per dimension), `dyt_scalar` (one alpha), `dyt_outside`
+            (bias outside), `dyt_frozen` (stays at its start), `hardtanh`, `derf` (erf),
+            `layernorm`, `rmsnorm`, `gain` (a learnt scale of each dimension alone) or `none`.
+        alpha_init: first value of alpha, in the dyt family, hardtanh and derf.
+        table_std: standard deviation of the table's start.
+        matryoshka_dims: prefixes trained; null for 512, 256, 128, 64, 32 as far as `dim` reaches.
+        matryoshka_weights: one weight a dim; null for 1 each.
+        scale: inverse temperature of the cosine.
+        symmetric: also train document -> query.
+        label_smoothing: share of the target spread evenly over a batch's candidates, 0 to below 1.
+        gather: with several processes, take the documents of all as negatives; false: one's own.
+        lr: peak learning rate. A static table wants 0.1; the usual 5e-5 barely trains it.
+        norm_lr: peak learning rate of the norm's own parameters; null for the table's.
+        schedule: `cosine`, `linear` or `constant` after the warmup.
+        warmup: share of the steps that rise to the peak.
+        adam_beta2: decay of Adam's second moment.
+        adam_eps: Adam's epsilon.
+        weight_decay: AdamW's decoupled decay; 0 is Adam.
+        optimizer: `adam` (fused), or `lazy_adam`: the same weights at the cost of the rows in the
+            batch instead of the vocabulary's, for vocabularies of half a million and more.
+        seed: seed of the table's start.
+    """
+
+    def __init__(
+        self,
+        dim: int = 512,
+        norm: str = "dyt",
+        alpha_init: float = 0.5,
+        table_std: float = 1.0,
+        matryoshka_dims: list[int] | None = None,
+        matryoshka_weights: list[float] | None = None,
+        scale: float = 20.0,
+        symmetric: bool = False,
+        label_smoothing: float = 0.0,
+        gather: bool = True,
+        lr: float = 0.1,
+        norm_lr: float | None = None,
+        schedule: str = "cosine",
+        warmup: float = 0.1,
+        adam_beta2: float = 0.9999,
+        adam_eps: float = 1e-10,
+        weight_decay: float = 0.0,
+        optimizer: str = "adam",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if dim < 1:
+            raise UserError(f"dim is {dim} (--model.dim): give at least 1")
+        default = [d for d in PUBLISHED_DIMS if d < dim]
+        self.dims = check_dims(matryoshka_dims or [dim, *default], dim)
+        self.weights = _weights(self.dims, matryoshka_dims, matryoshka_weights)
+        check_norm(norm)
+        check_smoothing(label_smoothing)
+        check_optimizer(optimizer, schedule, warmup)
+        self._heldout: list[Tensor] = []
+        self.shards: Shards | None = None
+        self._lazy: LazyAdam | None = None
+
+    def build(self, tokenizer: TextTokenizer) -> None:
+        """Make the table once the vocabulary is known."""
+        self.model = self.untrained(tokenizer)
+        self.model.table_grad = TableGrad()
+
+    def untrained(self, tokenizer: TextTokenizer) -> SSE:
+        """The model as it stands before the first step: the same for the same seed."""
+        options = self.hparams
+        return SSE(
+            tokenizer,
+            options.dim,
+            options.norm,
+            options.alpha_init,
+            options.table_std,
+            options.seed,
+        )
+
+    def shard(self) -> None:
+        """With several processes: keep this one's columns of the model, until `whole`."""
+        if world() > 1:
+            self.shards = Shards(self.model)
+
+    def whole(self) -> None:
+        """Have the whole model on every process again."""
+        if self.shards:
+            self.shards.undo()
+            self.shards = None
+
+    def pool(self, batch: dict[str, Any]) -> Tensor:
+        """Vectors of a bag, (n, D)."""
+        pool = self.shards.pool if self.shards else self.model.pool
+        return pool(batch["ids"], batch["offsets"], batch.get("plan"))
+
+    def training_step(self, batch: dict[str, Any], step: int) -> Tensor:
+        """Anchors, positives and negatives pooled as one bag, then the loss of the own queries."""
+        pairs: int = batch["pairs"]
+        if self._lazy:
+            self._lazy.touch(batch["ids"])
+        vectors = self.pool(batch)
+        # Logits in float32 under any precision: 20 * cosine in bfloat16 has steps of 0.125.
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+            columns = vectors.unflatten(0, (-1, pairs))  # (columns, B, D)
+            own = own_rows(pairs, rank(), world())
+            with self.trainer.profiler.profile("loss"):
+                loss = self._loss(columns, batch.get("text_ids"), own)
+        self._report(loss, pairs)
+        return loss
+
+    def _loss(self, columns: Tensor, text_ids: Tensor | None, own: slice) -> Tensor:
+        """The own queries' part of the batch's mean loss: its sum over all processes is the loss.
+
+        Args:
+            columns: (columns, P, D) anchors, positives, negatives of all pairs.
+            text_ids: (columns, P), where texts may repeat.
+            own: this process's pairs.
+        """
+        share = (own.stop - own.start) / columns.shape[1]
+        if not self.hparams.gather:
+            columns = columns[:, own]
+            text_ids = None if text_ids is None else text_ids[:, own]
+            own = slice(0, columns.shape[1])
+        queries, documents = columns[0], columns[1:].flatten(0, 1)
+        ids = None if text_ids is None else (text_ids[0], text_ids[1:].flatten())
+        part = functools.partial(
+            matryoshka_loss,
+            dims=self.dims,
+            weights=self.weights,
+            scale=self.hparams.scale,
+            label_smoothing=self.hparams.label_smoothing,
+        )
+        both = self.hparams.symmetric
+        if own.stop - own.start == len(queries):
+            return share * part(queries, documents, symmetric=both, text_ids=ids)
+        loss = part(queries[own], documents, text_ids=ids, first=own.start)
+        if both:
+            back = None if text_ids is None else (text_ids[1], text_ids[0])
+            loss = loss + part(columns[1, own], queries, text_ids=back, first=own.start)
+            loss = loss / 2
+        return share * loss
+
+    def _report(self, loss: Tensor, pairs: int) -> None:
+        """Log the batch's loss over all processes and stop at the first NaN.
+
+        Lightning is told of it only where it writes it down: telling it is not free. On a GPU a
+        value is looked at only where it is fetched anyway: it would wait.
+        """
+        loss = total(loss.detach())
+        logged = self.global_step == 0 or logs_at(self.global_step + 1, self.trainer)
+        if logged:
+            self.log("train/loss", loss, batch_size=pairs)
+        if (logged or loss.device.type == "cpu") and not math.isfinite(loss.item()):
+            where = f"step {self.global_step}, epoch {self.current_epoch}"
+            raise everywhere(
+                UserError(
+                    f"the loss is {loss.item()} at {where}: "
+                    f"lower --model.lr ({self.hparams.lr}) or --model.scale ({self.hparams.scale})"
+                )
+            )
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Bring together the gradients that one process alone does not have."""
+        if self.shards:
+            self.shards.reduce()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm over all processes' columns."""
+        if self.shards and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            self.shards.clip(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checkpoints hold the whole table."""
+        if self.shards:
+            self.shards.whole_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A process takes its columns."""
+        if self.shards:
+            self.shards.own_checkpoint(checkpoint)
+
+    def flush(self) -> None:
+        """Bring the table up to date; whoever reads the weights amid training calls this first."""
+        if self._lazy:
+            self._lazy.flush()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The weights, up to date."""
+        self.flush()
+        return super().state_dict(*args, **kwargs)
+
+    def on_validation_start(self) -> None:
+        """Evaluate what the steps so far have made."""
+        self.flush()
+
+    def on_train_end(self) -> None:
+        """Leave the whole table."""
+        self.flush()
+
+    def validation_step(self, batch: dict[str, Any], step: int) -> None:
+        """Collect the held-out pairs' vectors."""
+        self._heldout.append(self.pool(batch).float().cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        """nDCG@10 of each held-out anchor's own positive among all held-out positives."""
+        if not self._heldout:
+            return
+        halves = [vectors.chunk(2) for vectors in self._heldout]
+        self._heldout = []
+        anchors, positives = (torch.cat(side) for side in zip(*halves, strict=True))
+        dims = (self.dims[0], self.dims[-1])
+        values = from_first(
+            lambda: [own_positive_ndcg(anchors[:, :d], positives[:, :d]) for d in dims]
+        )
+        for dim, value in zip(dims, values, strict=True):
+            self.log(f"val/ndcg@10_{dim}d", value)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam and a schedule by step."""
+        options = self.hparams
+        optimizer = make_optimizer(self.model, options)
+        self._lazy = optimizer if isinstance(optimizer, LazyAdam) else None
+        steps = self.trainer.datamodule.optimizer_steps(self.trainer)
+        schedule = make_schedule(optimizer, options.schedule, options.warmup, steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def own_positive_ndcg(anchors: Tensor, positives: Tensor) -> float:
+    """Mean nDCG@10 with one relevant document a query: 1 / log2(rank + 1) within the first ten.
+
+    Args:
+        anchors: (n, d).
+        positives: (n, d); row i answers anchor i. Ties rank pessimistically.
+    """
+    scores = torch.nn.functional.normalize(anchors) @ torch.nn.functional.normalize(positives).T
+    rank = (scores >= scores.diagonal()[:, None]).sum(1).double()
+    gain = torch.where(rank <= 10, 1 / torch.log2(rank + 1), 0.0)
+    return float(np.mean(gain.numpy()))
+
+
+def logs_at(step: int, trainer: L.Trainer) -> bool:
+    """Whether Lightning writes down what is logged in the step that is the `step`-th, from 1."""
+    every = trainer.log_every_n_steps
+    return every > 0 and step % every == 0
+
+
+def own_rows(pairs: int, rank: int, world: int) -> slice:
+    """The queries of a batch that a process answers for; parts differ by one at most."""
+    return slice(pairs * rank // world, pairs * (rank + 1) // world)
+
+
+def _weights(
+    dims: tuple[int, ...], given_dims: list[int] | None, weights: list[float] | None
+) -> list[float]:
+    """The weights in the order of `dims`, which is sorted."""
+    if weights is None:
+        return [1.0] * len(dims)
+    given = given_dims or list(dims)
+    if len(weights) != len(given):
+        raise UserError(
+            f"{len(weights)} matryoshka weights for {len(given)} dims "
+            f"({given}): give one weight a dim (--model.matryoshka_weights)"
+        )
+    by_dim = dict(zip(given, weights, strict=True))
+    return [by_dim[d] for d in dims]

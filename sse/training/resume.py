@@ -1,0 +1,158 @@
+"""Going on with a run: its configuration, its newest whole checkpoint."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from sse.common.errors import UserError
+from sse.common.files import remove_abandoned
+from sse.training.processes import world
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+FACTS = "run"  # the checkpoint's key for `facts`
+
+# Options that may differ between a run and its continuation.
+FREE = ("config", "out", "profile", "resume", "checkpoint_minutes")
+
+
+def arguments_of(args: Sequence[str] | None) -> list[str]:
+    """The command line; with --resume DIR, DIR/config.yaml first and the rest over it."""
+    given = list(sys.argv[1:] if args is None else args)
+    for i, argument in enumerate(given):
+        if argument == "--resume" and i + 1 < len(given):
+            return ["--config", str(_config(given[i + 1])), *given]
+        if argument.startswith("--resume="):
+            return ["--config", str(_config(argument.removeprefix("--resume="))), *given]
+    return given
+
+
+def check_resumed(parser: ArgumentParser, config: Namespace) -> None:
+    """Refuse to go on with other options than the run had, and say which differ."""
+    path = _config(config.resume)
+    if config.out and Path(config.out).resolve() != Path(config.resume).resolve():
+        raise UserError(
+            f"--out {config.out} differs from --resume {config.resume}: a resumed run stays in its "
+            "folder, leave --out away"
+        )
+    saved = flat(parser.parse_path(str(path)))
+    now = flat(config)
+    differ = [
+        f"{key}: {saved.get(key)} -> {now.get(key)}"
+        for key in sorted(saved.keys() | now.keys())
+        if saved.get(key) != now.get(key) and key not in FREE
+    ]
+    if differ:
+        raise UserError(
+            f"--resume {config.resume} with other options than its config.yaml has "
+            f"({'; '.join(differ)}): leave them away, or start a new run with --out"
+        )
+
+
+def find_checkpoint(folder: str, say: Callable[[str], None] = print) -> str | None:
+    """Path of the run's newest whole checkpoint; None if it has none yet.
+
+    Raises:
+        UserError: there are checkpoints, and none is whole.
+    """
+    faults: list[tuple[Path, str]] = []
+    remove_abandoned(Path(folder) / "checkpoints" / BEST)  # it may never be written again
+    for name in (LAST, PREVIOUS):
+        path = Path(folder) / "checkpoints" / name
+        if path.exists():
+            fault = _fault(path)
+            if fault is None:
+                for passed, why in faults:
+                    say(f"{passed} is no whole checkpoint ({why}): going on from {path.name}")
+                return str(path)
+            faults.append((path, fault))
+    if faults:
+        found = "; ".join(f"{path.name}: {why}" for path, why in faults)
+        raise UserError(
+            f"{faults[0][0]} is no whole checkpoint, nor is any before it ({found}): "
+            f"remove {folder} and start it again"
+        )
+    return None
+
+
+def check_checkpoint(path: str, data: dict[str, Any], say: Callable[[str], None] = print) -> None:
+    """Compare what a checkpoint was made of with what there is now.
+
+    Args:
+        path: the checkpoint.
+        data: `SSEDataModule.state_dict()` of this run.
+        say: told of other versions, with which a continuation may differ in rounding.
+
+    Raises:
+        UserError: other data, or another number of processes.
+    """
+    state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    differ = _differing(state.get("SSEDataModule", {}), data)
+    if differ:
+        raise UserError(
+            f"--resume with other data than {path} was trained on ({'; '.join(differ)}): restore "
+            "them, or start a new run with --out"
+        )
+    then, now = state.get(FACTS, {}), facts()
+    if then and then["processes"] != now["processes"]:
+        raise UserError(
+            f"--resume with {now['processes']} processes of a run of {then['processes']}: its "
+            f"batches are as many times data.batch_size, so start {then['processes']} again"
+        )
+    differ = _differing(then, now)
+    if differ:
+        say(f"resuming elsewhere ({'; '.join(differ)}): what follows may differ in rounding")
+
+
+def facts() -> dict[str, str | int]:
+    """What decides the last bit of a result, besides options and data."""
+    names = ("stable-static-embedding", "torch", "lightning", "numpy")
+    found: dict[str, str | int] = {name: importlib.metadata.version(name) for name in names}
+    return found | {
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "processes": world(),
+    }
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None for a whole one.
+
+    torch.load does not compare the checksums that torch.save writes, so flipped bits would pass.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            return f"{damaged} is damaged"
+        state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        state["state_dict"], state["optimizer_states"]
+    except Exception as error:
+        return str(error).strip().split("\n")[0][:120] or type(error).__name__
+    return None
+
+
+def _differing(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`name: then -> now` of what differs; what an older checkpoint does not know is left out."""
+    return [f"{key}: {then[key]} -> {now.get(key)}" for key in then if then[key] != now.get(key)]
+
+
+def _config(folder: str) -> Path:
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"--resume {folder}: no config.yaml there; give the folder of a run")
+    return path
+
+
+def flat(config: Namespace) -> dict[str, str]:
+    """Every option and its value as text."""
+    return {key: str(value) for key, value in vars(config.as_flat()).items()}

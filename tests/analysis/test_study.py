@@ -1,0 +1,180 @@
+"""The notebooks run on a real, tiny sweep; figures can be read; the report needs no network."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from sse.analysis import findings, saturation_figures
+from sse.analysis import quality_figures as figures
+from sse.analysis.notebooks import NOTEBOOKS, execute, run, to_html
+from sse.analysis.study import read_study, write_extract
+from sse.analysis.study import run as extract
+from sse.common.errors import UserError
+from sse.sweeps.grid import read_sweep
+from sse.sweeps.results import collect, read_results
+from sse.sweeps.trials import run_trial
+from tests.helpers.samples import sentences
+
+pytestmark = pytest.mark.slow  # a sweep, and a Python process a notebook
+
+FIGURES = [
+    saturation_figures.z_over_steps,
+    saturation_figures.shares,
+    saturation_figures.gate_slopes,
+    saturation_figures.gradients,
+    saturation_figures.alphas,
+    saturation_figures.row_growth,
+    figures.quality_by_size,
+    figures.forest,
+    figures.quality_by_dim,
+    figures.truncation_cost,
+    figures.variance_by_dim,
+    figures.ranks,
+]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """A sweep's folder: two norms, two seeds, 300 pairs, 32 and 48 dimensions."""
+    root = tmp_path_factory.mktemp("sweep")
+    pairs = root / "pairs.jsonl"
+    texts = sentences(300, words=12, seed=5)  # every second question is short
+    rows = ({"anchor": t[: 8 + 40 * (i % 2)], "positive": t[::-1]} for i, t in enumerate(texts))
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {
+        "data.paths": str(pairs),
+        "data.cache": str(root / "cache"),
+        "data.vocab_size": 400,
+        "data.batch_size": 32,
+        "model.dim": 48,
+        "trainer.max_epochs": 1,
+        "trainer.accelerator": "cpu",
+        "diagnostics": 3,
+    }
+    config = root / "sweep.yaml"  # JSON is YAML
+    grid = {"model.norm": ["dyt", "none"], "seed_everything": [0, 1]}
+    config.write_text(json.dumps({"options": options, "grid": grid}))
+    for trial in read_sweep(str(config)):
+        run_trial(trial, root)
+    collect(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def study(out):
+    return read_study(out, resamples=200)
+
+
+def test_notebooks_run_and_make_one_page_that_needs_no_network(out):
+    executed = [execute(name, out) for name in NOTEBOOKS]
+    for notebook in executed:
+        outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+        assert {o["output_type"] for o in outputs} == {"execute_result"}  # no warnings
+        assert sum("image/png" in o["data"] for o in outputs) >= 2
+        last = notebook.cells[-1]["outputs"][0]["data"]["text/markdown"]
+        assert "Basis: held-out pairs, 2 seeds" in last and "nan" not in last
+    page = to_html(executed, out.name)
+    pictures = len(FIGURES) + 1  # z_over_steps of queries and of documents
+    assert page.count('src="data:image/png;base64,') == page.count("src=") == pictures
+    assert not re.search(r"://|<script|<link|@import|url\(", page)
+    assert re.findall(r'href="(?!#)', page) == []
+    assert "import findings" not in page and "<table" in page
+
+
+def test_a_missing_folder_is_one_line_with_the_command_that_mends_it(tmp_path, capsys):
+    assert run([f"--results={tmp_path / 'none'}", f"--out={tmp_path / 'r.html'}"]) == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("error: 01_gradient_saturation.ipynb") and "sweep.py" in last
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_users_mistake_is_one_line_in_a_notebook():
+    assert UserError("no such thing")._render_traceback_() == ["error: no such thing"]
+
+
+@pytest.mark.parametrize("draw", FIGURES, ids=lambda f: f.__name__)
+def test_every_figure_names_its_axes_and_draws_finite_values(draw, study, tmp_path):
+    figure = draw(study)
+    figure.savefig(tmp_path / "figure.png", dpi=40)  # constrained layout, glyphs, log of nothing
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert shown
+    for axes in shown:
+        spec = axes.get_subplotspec()
+        x = axes.get_xlabel() or figure.get_supxlabel() or not spec.is_last_row()
+        y = axes.get_ylabel() or figure.get_supylabel() or not spec.is_first_col()
+        named = [t.get_text() for t in axes.get_yticklabels()]
+        assert x and (y or "none" in named or "dyt" in named)
+        for line in axes.lines:
+            assert np.isfinite(np.asarray(line.get_ydata(), dtype=float)).any()
+
+
+def test_figures_tell_levels_apart():
+    from types import SimpleNamespace
+
+    from sse.model.norm_forms import NORMS
+
+    levels = SimpleNamespace(levels=list(NORMS))
+    hues = {
+        (look["color"], str(look["linestyle"]))
+        for look in map(lambda v: figures.style(levels, v), NORMS)
+    }
+    assert len(hues) == len(NORMS)
+
+
+def test_extract_draws_and_says_the_same_without_scores_of_queries(out, study, tmp_path, capsys):
+    write_extract(study, tmp_path)
+    small = read_study(tmp_path)
+    assert not any(name.startswith("query_") for name in read_results(tmp_path))
+    for say in (findings.saturation, findings.ablation, findings.matryoshka):
+        assert say(small) == say(study)
+    for draw in FIGURES:
+        assert len(draw(small).axes) == len(draw(study).axes)
+    assert extract([str(out), str(tmp_path / "again"), "--where=model.lr=0.1"]) == 0
+    assert "MiB" in capsys.readouterr().out
+
+
+def test_an_extract_without_differences_says_so(study, tmp_path):
+    write_extract(study, tmp_path)
+    (tmp_path / "differences.parquet").unlink()
+    with pytest.raises(UserError, match="differences.parquet"):
+        read_study(tmp_path)
+
+
+def test_a_level_without_the_references_seeds_is_left_out_and_named(study, out, monkeypatch):
+    table = read_results(out)
+    lacking = table[(table["model.norm"] != "dyt") | (table["seed_everything"] == 0)]
+    more = lacking[lacking["model.norm"] == "none"].assign(**{"model.norm": "derf"})
+    both = type(table)(lacking).copy()
+    tables = {"results": type(table)(np.concatenate([both, more]), columns=both.columns)}
+    real = read_results
+
+    def read(folder, name="results"):
+        return tables["results"].infer_objects() if name == "results" else real(folder, name)
+
+    monkeypatch.setattr("sse.analysis.study.read_results", read)
+    found = read_study(out, resamples=100)
+    assert found.levels == ["none", "derf"]
+    assert "left out" in found.left_out and "model.norm=dyt" in found.left_out
+    assert "model.norm=dyt" in findings.ablation(found)
+
+
+def test_findings_follow_the_numbers(study):
+    from dataclasses import replace
+
+    one = study.differences.assign(noise=False, difference=0.25)
+    said = findings.ablation(replace(study, differences=one))
+    assert "dyt (+0.2500) is better than none" in said and "within noise" not in said
+    none = study.differences.assign(noise=True)
+    said = findings.ablation(replace(study, differences=none))
+    assert "dyt is within noise of none" in said and "better than" not in said
+
+
+def test_a_reference_that_is_not_there_is_one_line(out):
+    with pytest.raises(UserError, match="no trial with model.norm=derf; there are dyt, none"):
+        read_study(out, reference="derf")
+    with pytest.raises(UserError, match="model.lr has no level '7'"):
+        read_study(out, where={"model.lr": "7"})
+    with pytest.raises(UserError, match="no option 'model.nrom'"):
+        read_study(out, by="model.nrom")

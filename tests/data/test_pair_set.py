@@ -1,0 +1,295 @@
+"""Reading pairs: which columns, which rows, and one clear line for everything that is wrong."""
+
+import gzip
+import json
+import random
+
+import datasets
+import pytest
+
+from sse.data.pair_set import SetSpec, load_sets, parse_spec
+from tests.helpers.pair_files import ROWS, error_of, load, own_cache, write  # noqa: F401  own_cache is autouse
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet"])
+def test_every_kind_of_file_gives_the_same_pairs_and_fingerprint(tmp_path, kind):
+    (pairs,) = load(write(tmp_path / f"toy.{kind}"))
+    assert pairs.name == "toy" and len(pairs) == 6
+    assert pairs.texts("anchor") == [row["anchor"] for row in ROWS]
+    assert pairs.texts("positive", [5, 0, 0]) == ["answer 5", "answer 0", "answer 0"]
+    assert pairs.fingerprint == load(write(tmp_path / "other.jsonl"))[0].fingerprint
+
+
+def test_chunks_give_all_rows_from_a_start_within_rows_and_bytes(tmp_path):
+    rows = [{"anchor": f"q{n}", "positive": "x" * (5_000 if n == 3 else 5)} for n in range(20)]
+    (pairs,) = load(write(tmp_path / "toy.jsonl", rows))
+    chunks = list(pairs.chunks(start=2, rows=4, size=200))
+    assert [text for anchors, _ in chunks for text in anchors] == [f"q{n}" for n in range(2, 20)]
+    assert max(len(anchors) for anchors, _ in chunks) == 4
+    assert any(positives == ["x" * 5_000] for _, positives in chunks), "a long row stands alone"
+
+
+@pytest.mark.parametrize(
+    "columns, taken",
+    [
+        (["anchor", "positive"], ("anchor", "positive")),
+        (["text", "Query"], ("Query", "text")),
+        (["id", "question", "context", "answer"], ("question", "answer")),
+        (["document", "query"], ("query", "document")),
+        (["passage", "question"], ("question", "passage")),
+        (["title", "abstract", "venue"], ("title", "abstract")),
+        (["_id", "doc_id", "a", "b"], ("a", "b")),
+        (["query", "body"], ("query", "body")),
+        (["headline", "text"], ("headline", "text")),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_the_usual_names_are_found_else_the_first_two_text_columns(tmp_path, columns, taken):
+    rows = [{name: f"{name} {n}" for name in columns} | {"score": 0.5} for n in range(3)]
+    said = []
+    (pairs,) = load_sets([write(tmp_path / "toy.jsonl", rows)], say=said.append)
+    assert tuple(pairs.texts(role)[0].split()[0] for role in pairs.columns) == taken
+    assert f"anchor <- {taken[0]}, positive <- {taken[1]}" in said[0]
+
+
+def test_negatives_come_in_order_and_scores_are_no_text(tmp_path):
+    names = ["negative_10", "negative_2", "positive", "anchor", "negative"]
+    rows = [{name: name for name in names} | {"negative_score": 1.5} for _ in range(2)]
+    path = write(tmp_path / "toy.jsonl", rows)
+    (pairs,) = load(path)
+    assert pairs.columns == ("anchor", "positive", "negative_1", "negative_2", "negative_3")
+    found = [pairs.texts(role)[1] for role in pairs.columns[2:]]
+    assert found == ["negative", "negative_2", "negative_10"]
+    (one,) = load(f"{path}?negatives=1")
+    assert one.columns == ("anchor", "positive", "negative_1")
+    (none,) = load(f"{path}?negatives=0")
+    assert none.columns == ("anchor", "positive")
+    (chosen,) = load(f"{path}?negative=negative_10&anchor=positive&positive=anchor")
+    assert [chosen.texts(role)[0] for role in chosen.columns] == ["positive", "anchor", names[0]]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_list_of_negatives_becomes_as_many_columns_as_its_shortest(tmp_path, kind):
+    rows = [
+        {"query": f"q{n}", "answer": f"a{n}", "negatives": [f"n{n}{k}" for k in range(3 + n)]}
+        for n in range(3)
+    ]
+    path = write(tmp_path / f"toy.{kind}", rows)
+    (pairs,) = load(path)
+    assert pairs.columns == ("anchor", "positive", "negative_1", "negative_2", "negative_3")
+    assert pairs.texts("negative_3", [2, 0]) == ["n22", "n02"]
+    assert list(pairs.chunks())[0][3] == ["n01", "n11", "n21"]
+    assert load(f"{path}?negatives=2")[0].columns[-1] == "negative_2"
+    rows[1]["negatives"] = []
+    assert "row 2: 'negatives' is an empty list" in error_of(write(tmp_path / f"e.{kind}", rows))
+
+
+def test_a_cap_spreads_evenly_and_a_sets_own_cap_wins(tmp_path):
+    rows = [{"anchor": str(n), "positive": f"p{n}"} for n in range(100)]
+    path = write(tmp_path / "toy.jsonl", rows)
+    capped, own = load(path, SetSpec(path, cap=4), cap=10)
+    assert capped.texts("anchor") == [str(n) for n in range(0, 100, 10)]
+    assert own.texts("anchor") == ["0", "25", "50", "75"]
+    assert capped.texts("positive", [9, 1]) == ["p90", "p10"]
+    assert list(capped.chunks(start=8))[0] == [["80", "90"], ["p80", "p90"]]
+    assert len({s.fingerprint for s in (capped, own, *load(path))}) == 3
+    (shorter,) = load(path, cap=1_000)
+    assert len(shorter) == 100
+
+
+def test_the_fingerprint_tells_texts_roles_and_order_apart(tmp_path):
+    swapped = [{"anchor": row["positive"], "positive": row["anchor"]} for row in ROWS]
+    shifted = [{"anchor": "question", "positive": f" {n}answer {n}"} for n in range(6)]
+    files = [ROWS, swapped, shifted, ROWS[::-1], ROWS[:5]]
+    paths = [write(tmp_path / f"{n}.jsonl", rows) for n, rows in enumerate(files)]
+    assert len({pairs.fingerprint for pairs in load(*paths)}) == len(files)
+
+
+def test_folders_globs_and_shards(tmp_path, monkeypatch):
+    write(tmp_path / "data" / "one.jsonl")
+    write(tmp_path / "data" / "deep" / "two.parquet")
+    write(tmp_path / "data" / "train-00000-of-00002.parquet", ROWS[:3])
+    write(tmp_path / "data" / "train-00001-of-00002.parquet", ROWS[3:])
+    (tmp_path / "data" / "README.md").write_text("not data")
+    write(tmp_path / "data" / ".hidden" / "three.jsonl")
+    found = load(str(tmp_path / "data"))
+    assert {pairs.name: len(pairs) for pairs in found} == {"one": 6, "two": 6, "train": 6}
+    assert found[2].texts("anchor") == [row["anchor"] for row in ROWS]
+    monkeypatch.chdir(tmp_path)
+    assert [pairs.name for pairs in load("data/**/*.parquet")] == ["two", "train"]
+    assert [pairs.name for pairs in load("data/o?e.jsonl")] == ["one"]
+
+
+def test_sets_of_one_name_are_told_apart(tmp_path):
+    paths = [write(tmp_path / folder / "toy.jsonl") for folder in ("a", "b")]
+    assert [pairs.name for pairs in load(*paths, paths[1])] == ["a/toy", "b/toy", "b/toy#2"]
+
+
+def test_a_name_with_brackets_and_blanks_is_a_file(tmp_path):
+    (pairs,) = load(write(tmp_path / "[a] b?.jsonl"))
+    assert len(pairs) == 6
+
+
+def test_csv_fields_are_texts_even_if_they_look_like_numbers_or_nothing(tmp_path):
+    (tmp_path / "toy.csv").write_text('query,answer\n1984,NA\n007,"a, ""b""\nc"\nnull,\n')
+    (pairs,) = load(str(tmp_path / "toy.csv"))
+    assert pairs.texts("anchor") == ["1984", "007", "null"]
+    assert pairs.texts("positive") == ["NA", 'a, "b"\nc', ""]
+
+
+def test_odd_texts_come_through_unchanged(tmp_path):
+    odd = ["", " ", "\x00\x07\t", "🙂👩‍👩‍👧", "ꙮ 日本 עברית", "x" * 1_000_000, "a\u2028b\\n", "{}"]
+    rows = [{"anchor": text, "positive": text[::-1]} for text in odd]
+    for kind in ("jsonl", "parquet"):
+        (pairs,) = load(write(tmp_path / f"odd.{kind}", rows))
+        assert pairs.texts("anchor") == odd
+
+
+def test_other_columns_may_hold_anything(tmp_path):
+    rows = [{**ROWS[0], "meta": 1}, {**ROWS[1], "meta": "x"}, {**ROWS[2], "meta": {"a": [1]}}]
+    path = tmp_path / "toy.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load(str(path))[0].texts("anchor") == [row["anchor"] for row in rows]
+
+
+PAIR = '{"anchor": "a", "positive": "b"}\n'
+BROKEN = {
+    "empty.jsonl": (b"", "the file is empty"),
+    "blank.jsonl": (b"\n \n", "the file is empty"),
+    "one.jsonl": (PAIR.encode(), "only 1 row"),
+    "broken.jsonl": (f'{PAIR}\n{{"anchor": "a", \n{PAIR}'.encode(), "line 3: broken json"),
+    "cut.jsonl": (f'{PAIR}{{"anchor": "a"'.encode(), "line 2: broken json at column 15"),
+    "missing.jsonl": (f'{PAIR}{{"anchor": "a"}}\n'.encode(), "line 2: no column 'positive'"),
+    "null.jsonl": (
+        f'{PAIR}\n{{"anchor": "a", "positive": null}}\n'.encode(),
+        "line 3: 'positive' is null",
+    ),
+    "mixed.jsonl": (f'{PAIR}{{"anchor": 5, "positive": "b"}}\n'.encode(), "line 2: 'anchor' is 5"),
+    "number.jsonl": (b'{"anchor": "a", "positive": 1}\n' * 2, "line 1: 'positive' is 1, not text"),
+    "object.jsonl": (
+        b'{"anchor": "a", "positive": {"x": "y"}}\n' * 2,
+        'line 1: \'positive\' is {"x": "y"}',
+    ),
+    "list.jsonl": (f"{PAIR}[1]\n".encode(), "line 2: [1] is no object"),
+    "surrogate.jsonl": (
+        PAIR.encode() + b'{"anchor": "\\ud83d", "positive": "b"}\n',
+        "line 2: 'anchor' has half a surrogate pair",
+    ),
+    "latin.jsonl": (
+        PAIR.encode() + '{"anchor": "é", "positive": "b"}\n'.encode("latin1"),
+        "line 2: not UTF-8 (byte 0xe9)",
+    ),
+    "lonely.jsonl": (b'{"anchor": "a"}\n' * 2, "no text column for the positive; it has anchor"),
+    "scalar.json": (b'[{"anchor": "a", "positive": "b"},\n{"anchor"}]', "line 2: broken json"),
+    "fake.jsonl.gz": (PAIR.encode() * 3, "not a gzip file"),
+    "cut.jsonl.gz": (
+        gzip.compress(
+            PAIR.replace('"b"', f'"{random.Random(0).randbytes(50_000).hex()}"').encode()
+            + PAIR.encode()
+        )[:-40],
+        "the gzip is cut off after line 1",
+    ),
+    "empty.jsonl.gz": (gzip.compress(b""), "the file is empty"),
+    "long.csv": (b"anchor,positive\na,b\nc,d,e\n", "line 3: 3 fields instead of 2"),
+    "short.csv": (b'anchor,positive\n"a\nb",c\nd\n', "line 4: 1 fields instead of 2"),
+    "header.csv": (b"anchor,positive\n", "no rows below the header"),
+    "twice.csv": (b"anchor,anchor\na,b\nc,d\n", "line 1: column names must differ"),
+    "fake.parquet": (b"PAR1 and no more", "unreadable parquet"),
+    "notes.txt": (b"text", "unknown kind of file; give jsonl"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_named_with_line_and_value(tmp_path, name):
+    content, expected = BROKEN[name]
+    (tmp_path / name).write_bytes(content)
+    message = error_of(str(tmp_path / name))
+    assert message.startswith(str(tmp_path / name)) and expected in message
+
+
+def test_a_broken_shard_is_named(tmp_path):
+    write(tmp_path / "train-00000-of-00002.jsonl")
+    (tmp_path / "train-00001-of-00002.jsonl").write_text(f"{PAIR}{{")
+    message = error_of(str(tmp_path))
+    assert "train-00001-of-00002.jsonl: line 2: broken json" in message
+
+
+def test_parquet_nulls_and_numbers_are_named_by_row(tmp_path):
+    rows = [dict(row) for row in ROWS]
+    rows[4]["positive"] = None
+    assert "row 5: 'positive' is null" in error_of(write(tmp_path / "a.parquet", rows))
+    rows = [{"anchor": "a", "positive": n} for n in range(3)]
+    assert "column 'positive' is int64, not text" in error_of(write(tmp_path / "b.parquet", rows))
+    rows = [{"anchor": "a", "positive": "b", "negatives": ["c", None]} for _ in range(3)]
+    assert "row 1: 'negatives[1]' is null" in error_of(write(tmp_path / "c.parquet", rows))
+
+
+def test_paths_that_lead_nowhere_are_named(tmp_path):
+    (tmp_path / "void").mkdir()
+    assert "no such file or folder" in error_of(str(tmp_path / "gone.jsonl"))
+    assert "the folder holds no jsonl" in error_of(str(tmp_path / "void"))
+    assert "*.jsonl: matches no jsonl" in error_of(str(tmp_path / "void" / "*.jsonl"))
+    assert "no data" in error_of()
+    path = write(tmp_path / "toy.jsonl")
+    assert "no column 'frage' for anchor; it has anchor, positive" in error_of(
+        f"{path}?anchor=frage"
+    )
+
+
+def test_all_specs_are_looked_at_before_the_first_file_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("read too early"))
+    error_of(write(tmp_path / "toy.jsonl"), str(tmp_path / "gone.jsonl"))
+    error_of(write(tmp_path / "toy.jsonl"), "toy.jsonl?cap=many")
+
+
+def test_a_full_disk_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise datasets.exceptions.DatasetGenerationError("failed") from OSError(28, "No space left")
+
+    monkeypatch.setattr("datasets.load_dataset", full)
+    with pytest.raises(OSError, match="No space left"):
+        load(write(tmp_path / "toy.jsonl"))
+
+
+def test_the_log_and_the_bars_of_datasets_are_quiet_and_restored(tmp_path, capfd):
+    datasets.enable_progress_bars()
+    level = datasets.logging.get_verbosity()
+    load(write(tmp_path / "toy.jsonl"))
+    (tmp_path / "broken.jsonl").write_text("{")
+    error_of(str(tmp_path / "broken.jsonl"))
+    assert capfd.readouterr() == ("", "")
+    assert not datasets.are_progress_bars_disabled()
+    assert datasets.logging.get_verbosity() == level
+
+
+def test_specs_are_read_from_text():
+    assert parse_spec("a/b.jsonl") == SetSpec("a/b.jsonl")
+    assert parse_spec("hf:o/n") == SetSpec("hf:o/n") and parse_spec("hf:o/n").hub_name == "o/n"
+    assert parse_spec("hf:o/n?config=triplet&split=train[:10%]&anchor=query&cap=500") == SetSpec(
+        "hf:o/n", config="triplet", split="train[:10%]", columns={"anchor": "query"}, cap=500
+    )
+    assert parse_spec("x.csv?negatives=0&name=faq&positive=a+b") == SetSpec(
+        "x.csv", name="faq", negatives=0, columns={"positive": "a+b"}
+    )
+    assert parse_spec("data/part-?.jsonl") == SetSpec("data/part-?.jsonl"), "a glob's mark"
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("x.csv?ancor=q", "unknown key 'ancor'"),
+        ("x.csv?cap=some", "cap='some'"),
+        ("x.csv?cap=1", "cap is 1"),
+        ("hf:no name at all", "no hub name"),
+    ],
+)
+def test_specs_that_cannot_be_meant_are_named(text, expected):
+    assert expected in error_of(text)
+
+
+def test_mappings_from_a_config_file_are_specs(tmp_path):
+    path = write(tmp_path / "toy.jsonl")
+    assert len(load({"path": path, "cap": 3})[0]) == 3
+    assert "unknown 'kap'" in error_of({"path": path, "kap": 3})
+    assert "unknown role 'query'" in error_of({"path": path, "columns": {"query": "anchor"}})
+    assert "a set without path" in error_of({"cap": 3})

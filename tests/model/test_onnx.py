@@ -1,0 +1,62 @@
+"""The ONNX graph computes what the encoder computes, at any batch size and length."""
+
+import numpy as np
+import pytest
+
+import sse
+from sse.common.errors import UserError
+from sse.model.norm_forms import NORMS
+from sse.model.onnx import export_onnx, padded
+from sse.serving.encoder import Encoder
+
+onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
+onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+
+TEXTS = ["red circle", "", "large blue square over the small green one", "é漢🎉", "red x " * 20]
+
+
+def run(path, batch):
+    ids, mask = padded(batch)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+
+
+@pytest.fixture(params=NORMS)
+def folder(request, make_model, tmp_path):
+    return sse.export(make_model(request.param), tmp_path / "model")
+
+
+def test_equals_the_encoder_on_dynamic_shapes(folder, tmp_path):
+    path = export_onnx(folder, tmp_path / "model.onnx")
+    model = Encoder(folder)
+    for texts in (TEXTS, TEXTS[:1], TEXTS * 7, ["", ""], [""]):
+        vectors = run(path, model.tokenizer.encode(texts))
+        np.testing.assert_allclose(vectors, model.encode(texts, normalize=False), atol=1e-6)
+
+
+def test_what_is_masked_does_not_matter(folder, tmp_path):
+    path = export_onnx(folder, tmp_path / "model.onnx")
+    batch = Encoder(folder).tokenizer.encode(TEXTS)
+    ids, mask = padded(batch)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    other = np.where(mask == 1, ids, 7)
+    for given in (other, ids):
+        vectors = session.run(None, {"input_ids": given, "attention_mask": mask})[0]
+        np.testing.assert_array_equal(vectors, run(path, batch))
+
+
+def test_a_prefix_is_exported(make_model, tmp_path):
+    folder = sse.export(make_model("dyt"), tmp_path / "model")
+    path = export_onnx(folder, tmp_path / "model.onnx", dim=12)
+    model = Encoder(folder)
+    vectors = run(path, model.tokenizer.encode(TEXTS))
+    np.testing.assert_allclose(vectors, model.encode(TEXTS, dim=12, normalize=False), atol=1e-6)
+
+
+def test_bad_input_leaves_no_file(make_model, tmp_path):
+    folder = sse.export(make_model("layernorm"), tmp_path / "model")
+    with pytest.raises(UserError, match="needs all its 32 dimensions"):
+        export_onnx(folder, tmp_path / "model.onnx", dim=12)
+    with pytest.raises(UserError, match="no folder"):
+        export_onnx(tmp_path / "nothing", tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()

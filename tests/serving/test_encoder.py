@@ -1,0 +1,209 @@
+"""The torch-free encoder equals the torch model; the fast tokenizer is used only where equal."""
+
+import functools
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import sse
+from sse.common.errors import UserError
+from sse.model import table as pool
+from sse.model.norm_forms import NORMS
+from sse.serving import threads as parallel
+from sse.serving.encoder import Encoder
+from tests.helpers.samples import unseal
+
+TEXTS = [
+    "",
+    "the red circle rolls over the small square",
+    "blue " * 700,
+    "\x00\u200b",
+    "é漢🎉 \ud800",
+]
+ANY_TEXT = st.text(st.characters(codec=None), max_size=60)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tokenizer):
+    """One exported model per norm, each with the torch model it came from."""
+    made = {}
+    for seed, norm in enumerate(NORMS):
+        import torch
+
+        model = sse.SSE(tokenizer, 48, norm, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.norm.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        folder = tmp_path_factory.mktemp("models") / norm
+        sse.export(model, folder)
+        made[norm] = (folder, sse.load(folder, device="cpu"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(folders):
+    return folders["dyt"][0]
+
+
+@pytest.fixture(params=["compiled", "numpy"])
+def pooling(request, monkeypatch):
+    """Both ways to pool."""
+    if request.param == "numpy":
+        monkeypatch.setattr(pool, "_pool", None)
+        monkeypatch.setattr(pool, "FEW_TOKENS", 100)
+    elif pool._pool is None:
+        pytest.skip("sse.model._table is not compiled here")
+    return request.param
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_equals_the_torch_model(folders, norm, normalize, pooling):
+    folder, torch_model = folders[norm]
+    texts = TEXTS * 40
+    expected = torch_model.encode(texts, normalize_embeddings=normalize)
+    for dim in (48, 17):
+        cut = torch_model.encode(texts, normalize_embeddings=normalize, truncate_dim=dim)
+        vectors = Encoder(folder).encode(texts, dim=dim, normalize=normalize, batch_size=7)
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(vectors, cut, atol=1e-6, rtol=1e-6)
+    np.testing.assert_allclose(Encoder(folder).encode(TEXTS[1], normalize=normalize),
+                               expected[1], atol=1e-6, rtol=1e-6)  # fmt: skip
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(texts=st.lists(ANY_TEXT, min_size=1, max_size=8))
+def test_equals_the_torch_model_on_any_text(folders, texts):
+    for folder, torch_model in folders.values():
+        expected = torch_model.encode(texts, normalize_embeddings=True)
+        for fast in (True, False):
+            vectors = _cached(folder, fast).encode(texts)
+            np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+@functools.cache
+def _cached(folder, fast):
+    return Encoder(folder, fast=fast)
+
+
+def test_loading_a_prefix_equals_cutting_to_it(folders):
+    for folder, _ in folders.values():
+        whole = Encoder(folder).encode(TEXTS, dim=20)
+        np.testing.assert_allclose(Encoder(folder, dim=20).encode(TEXTS), whole, atol=1e-7)
+
+
+def test_an_iterator_gives_the_same_as_a_list_and_is_read_lazily(folder, monkeypatch):
+    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    model, texts = Encoder(folder), [f"{i} red squares" for i in range(900)]
+    expected = model.encode(texts, batch_size=10)
+    np.testing.assert_array_equal(model.encode(iter(texts), batch_size=10), expected)
+    taken = []
+    stream = model.stream((taken.append(t) or t for t in texts), batch_size=10)
+    first = [next(stream) for _ in range(3)]
+    assert len(taken) < 150, "a stream must not read the whole input ahead"
+    np.testing.assert_array_equal(np.concatenate(first), expected[:30])
+    stream.close()
+
+
+def test_no_texts_give_no_rows(folder):
+    assert Encoder(folder).encode([]).shape == (0, 48)
+    assert Encoder(folder).encode(iter([]), precision="binary").shape == (0, 6)
+
+
+def test_threads_share_one_encoder(folder):
+    model = Encoder(folder)
+    lists = [[f"{i} {j} blue circles" for j in range(60)] for i in range(16)]
+    expected = [model.encode(texts) for texts in lists]
+    with ThreadPoolExecutor(8) as threads:
+        for vectors, one in zip(threads.map(model.encode, lists), expected, strict=True):
+            np.testing.assert_array_equal(vectors, one)
+
+
+def test_prompts_are_those_of_the_model(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "m")
+    path = unseal(tmp_path / "m") / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": {"query": "large "}}))
+    model = Encoder(tmp_path / "m")
+    asked = model.encode(["red circle"], prompt_name="query")
+    np.testing.assert_array_equal(asked, model.encode(["large red circle"]))
+    with pytest.raises(UserError, match="prompt 'answer'.*query"):
+        model.encode(["red"], prompt_name="answer")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dim": 0}, "dim 0 is no prefix.*1 to 48"),
+        ({"dim": 49}, "dim 49 is no prefix"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"precision": "int3"}, "precision 'int3'"),
+        ({"texts": ["red", None]}, "text 1 is NoneType"),
+        ({"texts": ["red", b"blue"]}, "text 1 is bytes"),
+        ({"texts": ["red"] * 2000 + [3.5]}, "text 2000 is float"),
+    ],
+)
+def test_bad_input_is_named(folder, arguments, message):
+    with pytest.raises(UserError, match=message):
+        Encoder(folder).encode(**({"texts": ["red"]} | arguments))
+
+
+def test_a_tokenizer_beyond_the_table_is_refused(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "m")
+    path = unseal(tmp_path / "m") / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocab = content["model"]["vocab"]
+    vocab["zzz"] = 10**6  # as many tokens as rows, but one id is far outside
+    vocab.pop("red")
+    path.write_text(json.dumps(content))
+    for fast in (True, False):
+        with pytest.raises(UserError, match="beyond the table's"):
+            Encoder(tmp_path / "m", fast=fast).encode(["zzz"])
+    vocab |= {f"word{i}": 5000 + i for i in range(10)}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="belong to different models"):
+        Encoder(tmp_path / "m")
+
+
+def test_a_damaged_table_is_refused(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="damaged"):
+        Encoder(tmp_path / "m")
+    with pytest.raises(UserError, match="no folder"):
+        Encoder(tmp_path / "nothing")
+
+
+def test_encoding_imports_neither_torch_nor_sentence_transformers(folder):
+    code = (
+        "import sys, sse; from sse import Encoder; "
+        f"v = Encoder({str(folder)!r}).encode(['red', 'blue'] * 2000); "
+        "assert v.shape == (4000, 48); "
+        "slow = {'torch', 'sentence_transformers', 'transformers', 'datasets', 'pyarrow', 'tqdm'}; "
+        "print(*sorted(slow & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == ""
+
+
+def test_info_says_which_tokenizer_and_why(folder):
+    info = Encoder(folder, fast=False).info()
+    assert (info["tokenizer"], info["tokenizer_because"]) == ("tokenizers", "asked for")
+    assert json.loads(json.dumps(info))["table_bytes"] == 48 * 4 * info["vocabulary"]

@@ -1,0 +1,335 @@
+"""Encoding a corpus in shards: what is found, cut, set aside, written, and gone on with."""
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import sse
+from sse.cli.encode_corpus import main
+from sse.common.errors import UserError
+from sse.serving import corpus_files as pieces
+from sse.serving.encoder import Encoder
+from sse.serving.shards import Store, home_of, packed
+from tests.helpers.samples import sentences
+
+ENCODE = Path(__file__).parents[2] / "experiments" / "encode_corpus.py"
+
+
+@pytest.fixture(scope="session")
+def ray():
+    """One small Ray for all tests."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed: the extra `cluster`")
+    pytest.importorskip("ray.data")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    quiet = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
+    ray.init(num_cpus=2, object_store_memory=100_000_000, **quiet)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer, tmp_path_factory):
+    return str(sse.export(sse.SSE(tokenizer, 16, seed=0), tmp_path_factory.mktemp("m") / "model"))
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """500 lines in two files, the second of them packed."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    lines = [json.dumps({"id": n, "text": t}) + "\n" for n, t in enumerate(sentences(500))]
+    (folder / "a.jsonl").write_text("".join(lines[:430]))
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress("".join(lines[430:]).encode()))
+    return folder
+
+
+def run(source, out, model, *options):
+    return main([str(source), str(out), "--model", model, "--quiet", *map(str, options)])
+
+
+def failure(capsys, *arguments):
+    """The one line on standard error."""
+    assert run(*arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1, message
+    return message
+
+
+def shards(folder):
+    return sorted(Path(folder).glob("part-*.parquet"))
+
+
+def content(folder):
+    files = {*Path(folder).glob("*"), *Path(folder).glob("_rejected/*")}
+    return {p.name: p.read_bytes() for p in files if p.is_file()}
+
+
+# Pieces: no Ray.
+
+
+IDS = (("id", pa.int64()),)
+
+
+def read(path, rows, kept=IDS, places=False):
+    """(numbers of the pieces' first rows, texts, kept rows, rejected)."""
+    columns = pieces.Columns("text", pa.schema(list(kept)), places)
+    cut = pieces.cut(pieces.find_files(str(path)), rows)
+    chunks = [chunk for piece in cut for chunk in pieces.read_piece(piece, columns)]
+    texts = [text for chunk in chunks for text in chunk.texts]
+    table = pa.concat_tables([chunk.kept for chunk in chunks])
+    return (
+        [piece.first for piece in cut],
+        texts,
+        table.to_pylist(),
+        [bad for chunk in chunks for bad in chunk.rejected],
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100, 430, 431])
+@pytest.mark.parametrize("block", [16, 1 << 23])
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_pieces_of_json_lines_hold_each_line_once(corpus, monkeypatch, rows, block, end):
+    monkeypatch.setattr("sse.serving.corpus_files.BLOCK", block)
+    path = corpus / "a.jsonl"
+    path.write_text(path.read_text().rstrip("\n") + end)
+    first, texts, kept, rejected = read(path, rows)
+    assert first == list(range(1, 431, rows))
+    assert texts == sentences(500)[:430] and not rejected
+    assert [row["id"] for row in kept] == list(range(430))
+
+
+@pytest.mark.parametrize("rows", [7, 64, 1000])
+def test_pieces_of_parquet_hold_each_row_once_whatever_its_row_groups(tmp_path, rows):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"text": sentences(300), "id": range(300)}), path, row_group_size=64)
+    first, texts, kept, rejected = read(path, rows)
+    assert first == list(range(0, 300, rows))
+    assert texts == sentences(300) and not rejected
+    assert [row["id"] for row in kept] == list(range(300))
+
+
+def test_rows_that_cannot_be_encoded_are_set_aside_with_line_and_reason(tmp_path):
+    lines = [b'{"id": 1, "text": "red"}', b'{"id": 2, "text": null}', b"", b'{"id": 3,', b"[4]"]
+    lines += [b'{"id": 5, "text": "\xff"}', b'{"id": 6}', b'{"id": "x", "text": "blue"}']
+    lines += [b'{"id": 7, "text": "\\ud800"}', b'{"id": 8, "text": "\\ud83d\\ude00"}']
+    (tmp_path / "t.jsonl").write_bytes(b"\n".join(lines))
+    _, texts, kept, rejected = read(tmp_path / "t.jsonl", 3)
+    assert texts == ["red", "\N{GRINNING FACE}"] and [row["id"] for row in kept] == [1, 8]
+    reasons = {bad["line"]: bad["reason"] for bad in rejected}
+    assert list(reasons) == [2, 4, 5, 6, 7, 8, 9]
+    words = ["null", "JSON", "list", "UTF-8", "column", "int64", "surrogate"]
+    assert all(word in why for word, why in zip(words, reasons.values(), strict=True))
+    assert all(bad["file"].endswith("t.jsonl") and bad["raw"] for bad in rejected)
+
+
+def test_nulls_and_broken_utf8_in_parquet_are_set_aside_with_their_row(tmp_path):
+    data = [b"red", None, b"\xff\xfe", b"blue"]
+    text = pa.array(data, pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": text, "id": [4, 5, 6, 7]}), tmp_path / "t.parquet")
+    _, texts, kept, rejected = read(tmp_path / "t.parquet", 3)
+    assert texts == ["red", "blue"] and [row["id"] for row in kept] == [4, 7]
+    assert [(bad["row"], bad["kept"]["id"]) for bad in rejected] == [(1, 5), (2, 6)]
+    assert "null" in rejected[0]["reason"] and "UTF-8" in rejected[1]["reason"]
+
+
+def test_without_ids_file_and_line_stand_beside_the_vector(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "red"}\n\n{"text": "blue"}\n')
+    _, _, kept, _ = read(tmp_path / "t.jsonl", 9, kept=pieces.PLACES, places=True)
+    assert [row["row"] for row in kept] == [1, 3]
+    assert kept[0]["file"] == f"file://{tmp_path}/t.jsonl"
+
+
+def test_a_gzip_that_breaks_off_is_an_error_that_names_the_file(corpus):
+    path = corpus / "b.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match="b.jsonl.gz: cannot be read"):
+        read(path, 100)
+
+
+def test_files_in_an_object_store_are_whole_or_absent(tmp_path):
+    store = Store("memory://shards/out")
+    with pytest.raises(RuntimeError), store.whole("part-00000.parquet") as path:
+        path.write_bytes(b"half")
+        raise RuntimeError
+    assert store.names() == set()
+    with store.whole("part-00000.parquet") as path:
+        path.write_bytes(b"all")
+    assert store.names() == {"part-00000.parquet"} and store.read("part-00000.parquet") == b"all"
+
+
+# Mistakes: found before Ray starts.
+
+
+def test_every_mistake_is_one_line(corpus, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sse.cli.encode_corpus.ray_session", None)
+    pytest.importorskip("ray")
+    a, out = corpus / "a.jsonl", tmp_path / "out"
+    assert "no folder" in failure(capsys, a, out, str(tmp_path / "none"))
+    assert "no such file" in failure(capsys, tmp_path / "none", out, model)
+    assert "holds no" in failure(capsys, tmp_path / "*.csv", out, model)
+    assert "no column 'body': it has id, text" in failure(capsys, a, out, model, "--text", "body")
+    assert "no column 'url'" in failure(capsys, a, out, model, "--keep", "url")
+    assert "expected texts" in failure(capsys, a, out, model, "--text", "id")
+    assert "dim 17" in failure(capsys, a, out, model, "--dim", 17)
+    assert "prompt 'x'" in failure(capsys, a, out, model, "--prompt", "x")
+    assert "at least 1" in failure(capsys, a, out, model, "--shard_rows", 0)
+    (tmp_path / "empty.jsonl").touch()
+    assert "empty" in failure(capsys, tmp_path / "empty.jsonl", out, model)
+    assert "is a file" in failure(capsys, a, tmp_path / "empty.jsonl", model)
+    pq.write_table(pa.table({"text": ["red"]}), corpus / "c.parquet")
+    assert "one after the other" in failure(capsys, corpus, out, model)
+    assert "no such" in failure(capsys, f"file://{tmp_path}/none", out, model)
+    assert "Protocol not known" in failure(capsys, "nowhere://x", out, model)
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").touch()
+    assert "mine.txt" in failure(capsys, a, out, model)
+
+
+def test_without_ray_the_way_out_is_one_line(corpus, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    message = failure(capsys, corpus, tmp_path / "out", model)
+    assert "pip install 'stable-static-embedding[cluster]'" in message
+
+
+# Shards: with Ray.
+
+
+@pytest.mark.cluster
+def test_shards_hold_what_the_encoder_gives_and_are_made_once(
+    ray, corpus, model, tokenizer, tmp_path, capsys
+):
+    source, out = f"file://{corpus}", tmp_path / "out"
+    assert run(source, out, model, "--shard_rows", 100, "--dim", 8) == 0
+    assert [p.name for p in shards(out)] == [f"part-{n:05d}.parquet" for n in range(6)]
+    table = pq.read_table(out)
+    assert table.schema.field("vector").type == pa.list_(pa.float32(), 8)
+    frame = pd.read_parquet(out)
+    assert frame["id"].tolist() == list(range(500))
+    vectors = Encoder(model).encode(sentences(500), dim=8)
+    assert (np.stack(frame["vector"]) == vectors).all()
+    before = content(out)
+
+    # A shard that is missing is made again, to the byte; the others are not touched.
+    (out / "part-00002.parquet").unlink()
+    others = {p: p.stat().st_mtime_ns for p in shards(out)}
+    assert run(source, out, model, "--shard_rows", 100, "--dim", 8) == 0
+    assert content(out) == before
+    assert all(p.stat().st_mtime_ns == others.get(p, p.stat().st_mtime_ns) for p in shards(out))
+
+    # Anything else is refused, and the difference named.
+    other = str(sse.export(sse.SSE(tokenizer, 16, seed=1), tmp_path / "other"))
+    same = ("--shard_rows", 100, "--dim", 8)
+    assert "another model" in failure(capsys, source, out, other, *same)
+    assert "dim 8, not 16" in failure(capsys, source, out, model, "--shard_rows", 100)
+    assert "shard_rows 100, not 9" in failure(capsys, source, out, model, *same[2:], same[0], 9)
+    assert "float16" in failure(capsys, source, out, model, *same, "--precision", "float16")
+    with open(corpus / "a.jsonl", "a") as file:
+        file.write('{"id": 1, "text": "late"}\n')
+    assert "a.jsonl was" in failure(capsys, source, out, model, *same)
+    assert content(out) == before
+
+
+@pytest.mark.cluster
+def test_bad_rows_are_counted_and_change_the_exit_code(ray, corpus, model, tmp_path, capsys):
+    path = corpus / "a.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"id": 9, "text": 3}\nbroken\n')
+    out = tmp_path / "out"
+    code = main([str(path), str(out), "-m", model, "--shard_rows", "200", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert code == 3 and told["texts"] == 430 and told["rejected"] == 2
+    (aside,) = (out / "_rejected").iterdir()
+    assert aside.name == "part-00002.jsonl"
+    assert [json.loads(line)["line"] for line in aside.read_text().splitlines()] == [431, 432]
+    assert pq.read_table(out).num_rows == 430
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("precision", ["float16", "int8", "binary"])
+def test_other_precisions_are_plain_lists_too(ray, tmp_path, model, precision):
+    source, out = tmp_path / "t.parquet", tmp_path / "out"
+    pq.write_table(pa.table({"text": sentences(50), "id": range(50)}), source)
+    assert run(source, out, model, "--precision", precision) == 0
+    asked = "float32" if precision == "float16" else precision
+    expected = Encoder(model).encode(sentences(50), precision=asked)
+    vectors = np.stack(pd.read_parquet(out)["vector"])
+    assert (vectors == expected.astype(vectors.dtype)).all()
+    assert vectors.dtype == {"float16": np.float16, "int8": np.int8, "binary": np.uint8}[precision]
+
+
+@pytest.mark.cluster
+def test_a_cluster_gets_the_model_with_the_work(ray, corpus, model, tmp_path):
+    out = tmp_path / "out"
+    assert run(corpus / "a.jsonl", out, model, "--cluster", "auto") == 0
+    assert pq.read_table(out).num_rows == 430
+    files = packed(Path(model))
+    sent = home_of(files)  # where the workers unpacked it
+    assert packed(sent) == files
+    shutil.rmtree(sent)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
+    ray, corpus, model, tmp_path, number
+):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    options = ["--shard_rows", "20"]
+    path = corpus / "a.jsonl"
+    command = [sys.executable, ENCODE, path, out, "--model", model, "--quiet", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not shards(out):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, message = process.communicate()
+    made = shards(out)
+    assert 0 < len(made) <= 22
+    assert all(pq.read_metadata(p).num_rows in (10, 20) for p in made)
+    if number == signal.SIGTERM:  # as Ctrl-C, which a shell may have told us to ignore
+        assert process.returncode == 130
+        assert "shards are whole; the same command goes on" in message
+        assert not (out / "_partial").exists()
+    assert run(path, out, model, *options) == 0
+    assert run(path, whole, model, *options) == 0
+    assert content(out) == content(whole)
+
+
+@pytest.mark.cluster
+def test_from_bucket_to_bucket(corpus, model, tmp_path, monkeypatch):
+    """Against a server that speaks S3: the shards of the local run, to the byte."""
+    pytest.importorskip("ray", reason="Ray is not installed: the extra `cluster`")
+    server = pytest.importorskip("moto.server", reason="needs moto[server] and s3fs")
+    s3fs = pytest.importorskip("s3fs")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    server = server.ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        bucket = s3fs.S3FileSystem(skip_instance_cache=True)
+        bucket.mkdir("bucket")
+        bucket.put(str(corpus), "bucket/in", recursive=True)
+        for _ in range(2):  # the second time all are there
+            command = ["s3://bucket/in", "s3://bucket/out", "--model", model, "--shard_rows=100"]
+            done = subprocess.run([sys.executable, ENCODE, *command], capture_output=True)
+            assert done.returncode == 0, done.stderr
+        assert run(corpus, tmp_path / "out", model, "--shard_rows", "100") == 0
+        names = {name.rpartition("/")[2] for name in bucket.ls("bucket/out")}
+        assert names == {*(path.name for path in shards(tmp_path / "out")), "_manifest.json"}
+        for path in shards(tmp_path / "out"):
+            assert bucket.cat_file(f"bucket/out/{path.name}") == path.read_bytes()
+    finally:
+        server.stop()

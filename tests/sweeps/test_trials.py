@@ -1,0 +1,256 @@
+"""`python experiments/sweep.py` runs every trial once, through kills and mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from sse.cli.sweep import run
+from sse.common.errors import UserError
+from sse.sweeps.grid import check_trials, given_options, read_sweep
+from sse.sweeps.results import collect, expected, read_results
+from sse.sweeps.trials import cores_of
+from tests.helpers.samples import sentences
+
+SWEEP = Path(__file__).parents[2] / "experiments" / "sweep.py"
+CONFIGS = SWEEP.parent / "configs" / "sweeps"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a sweep's file over 300 tiny pairs."""
+    pairs = tmp_path / "pairs.jsonl"
+    rows = ({"anchor": text[:20], "positive": text[::-1]} for text in sentences(300, seed=5))
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {
+        "data.paths": str(pairs),
+        "data.cache": str(tmp_path / "cache"),
+        "data.vocab_size": 500,
+        "data.batch_size": 32,
+        "model.dim": 16,
+        "trainer.max_epochs": 2,
+        "trainer.accelerator": "cpu",
+    }
+
+    def make(grid, **more):
+        path = tmp_path / "sweep.yaml"
+        path.write_text(yaml.safe_dump({"options": options | more, "grid": grid}))
+        return str(path)
+
+    return make
+
+
+def run_once(config, out, *more):
+    return run([f"--config={config}", f"--out={out}", "--jobs=2", "--threads=1", *more])
+
+
+def test_a_sweep_runs_its_grid_into_one_tidy_table(write, tmp_path, capfd):
+    config = write({"model.norm": ["dyt", "none"], "seed_everything": [0, 1]})
+    out = tmp_path / "out"
+    assert run_once(config, out) == 0, capfd.readouterr()
+    assert "4 trials: 4 to run" in capfd.readouterr().out
+    table = read_results(out)
+    assert len(table) == 4, "one collection at one dimension"
+    assert set(zip(table["model.norm"], table["seed_everything"], strict=True)) == {
+        ("dyt", 0), ("dyt", 1), ("none", 0), ("none", 1)
+    }  # fmt: skip
+    assert list(table["trial"]) == sorted(expected(out))
+    for _, row in table.iterrows():
+        assert row["query_ndcg@10"].mean() == pytest.approx(row["ndcg@10"], abs=1e-6)
+    assert table["queries"].nunique() == 1, "every trial answers the same queries"
+    orders = table.groupby("seed_everything")["order"].unique()
+    assert [len(found) for found in orders] == [1, 1], "equal data order for each seed"
+    assert orders[0][0] != orders[1][0]
+    for name in ("seconds_total", "pairs", "steps", "version.torch", "commit", "data.batch_size"):
+        assert table[name].notna().all(), name
+    assert not list(out.glob("trials/*/checkpoints")), "nothing large is kept unasked"
+
+    done = {path: path.stat().st_mtime_ns for path in out.glob("trials/*/trial.json")}
+    assert run_once(config, out) == 0
+    assert "4 trials: 0 to run, 4 done" in capfd.readouterr().out
+    assert done == {path: path.stat().st_mtime_ns for path in out.glob("trials/*/trial.json")}
+    assert run_once(config, out, "--grid.seed_everything", "[1]", "--model.lr=0.05") == 0
+    assert len(expected(out)) == len(read_results(out)) == 6, "a folder may take several sweeps"
+
+
+def test_a_sweep_killed_with_its_workers_goes_on_and_ends_the_same(write, tmp_path):
+    grid = {"seed_everything": [0, 1, 2]}
+    config = write(grid, **{"trainer.max_epochs": 30})
+    outs = [tmp_path / "undisturbed", tmp_path / "killed"]
+    assert run_once(config, outs[0]) == 0
+    command = [sys.executable, SWEEP, f"--config={config}", f"--out={outs[1]}", "--jobs=2"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(outs[1].glob("trials/*/trial.json")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)  # its workers notice and end
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in outs[1].glob("trials/*/trial.json")}
+    assert 1 <= len(done) < 3
+    assert run_once(config, outs[1]) == 0
+    assert all(path.stat().st_mtime_ns == before for path, before in done.items())
+    tables = [read_results(out) for out in outs]
+    for name in ("trial", "ndcg@10", "order", "steps"):
+        assert list(tables[0][name]) == list(tables[1][name]), name
+    for a, b in zip(*(table["query_ndcg@10"] for table in tables), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_a_broken_trial_is_told_and_skipped_until_retried(write, tmp_path, capfd):
+    # The last one has more pairs to choose than there are, which only its data can tell.
+    config = write({"data.pairs": [200, 250, 10_000]})
+    out = tmp_path / "out"
+    assert run_once(config, out) == 2
+    said = capfd.readouterr()
+    assert "BROKEN, --data.pairs 10,000: there are 2" in said.out
+    assert "1 of 3 trials broke" in said.err and "--retry" in said.err
+    assert len(read_results(out)) == 2, "the others count"
+    assert run_once(config, out) == 2
+    assert "0 to run, 2 done, 1 broken" in capfd.readouterr().out
+    assert run_once(config, out, "--retry") == 2
+    assert "1 to run, 2 done, 1 broken" in capfd.readouterr().out
+
+
+@pytest.mark.cluster
+def test_a_sweep_on_ray_ends_as_on_one_machine(write, tmp_path, capfd):
+    config = write({"data.pairs": [200, 10_000], "seed_everything": [0, 1]})
+    outs = [tmp_path / "local", tmp_path / "ray"]
+    assert run_once(config, outs[0]) == 2, "two trials want more pairs than there are"
+    assert run_once(config, outs[1], "--ray=local") == 2
+    said = capfd.readouterr()
+    assert said.out.count("BROKEN, --data.pairs 10,000") == 4, "both sweeps, both seeds"
+    tables = [read_results(out) for out in outs]
+    for name in ("trial", "ndcg@10", "order", "steps"):
+        assert list(tables[0][name]) == list(tables[1][name]), name
+    assert run_once(config, outs[1], "--ray=local") == 2
+    assert "0 to run, 2 done, 2 broken" in capfd.readouterr().out
+
+
+def test_a_worker_that_dies_is_replaced_and_its_trial_tried_again(write, tmp_path, capfd):
+    config = write({"seed_everything": [0]}, **{"trainer.max_epochs": 200})
+    out = tmp_path / "out"
+    command = [sys.executable, SWEEP, f"--config={config}", f"--out={out}", "--jobs=1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("trials/*/config.yaml")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    [worker] = [
+        pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    os.kill(int(worker), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "[1/1]" in output and "BROKEN" not in output
+
+
+def test_dry_run_lists_trials_and_time_and_trains_nothing(write, tmp_path, capfd):
+    config = write({"model.norm": ["dyt", "none"], "seed_everything": [0, 1, 2]})
+    out = tmp_path / "out"
+    assert run_once(config, out, "--dry-run") == 0
+    lines = capfd.readouterr().out.strip().split("\n")
+    assert len(lines) == 7 and lines[-1].startswith("6 trials, about")
+    assert not out.exists()
+
+
+def test_grids_join_and_axes_and_options_can_come_from_the_command_line(write, monkeypatch):
+    monkeypatch.setenv("ALPHA", "0.25")
+    config = write(
+        [
+            {"model.norm": ["none"]},
+            {"model.norm": ["dyt", "none"], "model.alpha_init": ["${ALPHA}"]},
+        ]
+    )
+    trials = read_sweep(config)
+    assert [trial.varied for trial in trials] == [
+        {"model.norm": "none"},
+        {"model.norm": "dyt", "model.alpha_init": 0.25},
+        {"model.norm": "none", "model.alpha_init": 0.25},
+    ]
+    over, grid = given_options(["--model.lr=0.2", "--grid.seed_everything", "[3, 4]"])
+    more = read_sweep(config, over, grid)
+    assert len(more) == 6 and all(trial.options["model.lr"] == 0.2 for trial in more)
+    assert len({trial.name for trial in trials + more}) == 9, "other options, other folder"
+    check_trials(more)
+
+
+def test_the_sweeps_that_ship_are_valid(monkeypatch):
+    monkeypatch.setenv("DATA", "folder")
+    configs = sorted(CONFIGS.glob("*.yaml"))
+    assert configs
+    for config in configs:
+        check_trials(read_sweep(str(config)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("grid: {model.nrom: [dyt]}", "model.nrom"),
+        ("grid: {model.norm: [dyt, batchnorm]}", "unknown norm 'batchnorm'"),
+        ("grid: {model.norm: dyt}", "the grid's model.norm is 'dyt': give a list"),
+        ("grid: {model.norm: []}", "give a list of at least one value"),
+        ("options: {model.dim: 8}", "holds options: give `grid`"),
+        ("grid: {out: [a]}", "the sweep sets itself"),
+        ("options: {model.lr: 1}\ngrid: {model.lr: [1]}", "in the grid and in the options"),
+        ("options: {data.paths: '${NO_SUCH_THING}'}\ngrid: {model.lr: [1]}", "is not set"),
+        ("grid: [", "not YAML"),
+        ("grid: {model.lr: [fast]}", "model.lr"),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_one_line_before_anything_runs(text, said, tmp_path, capfd):
+    config = tmp_path / "sweep.yaml"
+    config.write_text(text)
+    assert run_once(config, tmp_path / "out") == 2
+    error = capfd.readouterr().err.strip()
+    assert said in error and "\n" not in error and error.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--jobs=0"], "--jobs 0: give at least 1"),
+        (["extra"], "'extra' is no option"),
+        (["--model.lr"], "give a value"),
+        (["--collect"], "no finished trial"),
+        (["--config=nowhere.yaml"], "no such file"),
+    ],
+)
+def test_a_mistaken_option_is_one_line(arguments, said, write, tmp_path, capfd):
+    assert run_once(write({"model.norm": ["none"]}), tmp_path / "out", *arguments) == 2
+    error = capfd.readouterr().err.strip()
+    assert said in error and "\n" not in error
+
+
+def test_a_table_of_another_version_says_how_to_mend_it(tmp_path):
+    with pytest.raises(UserError, match="no such table: make it with"):
+        read_results(tmp_path)
+    path = tmp_path / "results.parquet"
+    path.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(UserError, match="not a whole parquet file"):
+        read_results(tmp_path)
+    import pyarrow as pa
+
+    pq.write_table(pa.table({"trial": ["a"]}).replace_schema_metadata({"sse_results": "0"}), path)
+    with pytest.raises(UserError, match="version 0, this package reads version 1.*--collect"):
+        read_results(tmp_path)
+    with pytest.raises(UserError, match="no finished trial"):
+        collect(tmp_path)
+
+
+def test_workers_keep_to_their_own_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    assert cores_of(2, None) == [[0, 1], [2, 3]]
+    assert cores_of(4, None) == [[0], [1], [2], [3]]
+    assert cores_of(2, 1) == [[0], [1]]
+    assert cores_of(3, 2) == [[0, 1], [2, 3], [0, 1]], "more than there are: shared"
