@@ -28,18 +28,6 @@ documents = model.encode_document([
 print(model.similarity(query, documents))
 """
 
-# What the snippet says instead where sentence-transformers alone cannot compute the norm.
-OWN = (
-    """\
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer(".")""",
-    """\
-import sse  # pip install stable-static-embedding
-
-model = sse.load(".")""",
-)
-
 
 def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
     """Write README.md with a model-index.
@@ -54,7 +42,6 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
     rows, dim = module.embedding.weight.shape
     metrics: Metrics = facts.get("metrics", {})
     norm = NORMS[module.norm_name]
-    snippet = SNIPPET if norm.native else SNIPPET.replace(*OWN)
     header: dict[str, Any] = {
         "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction",
                  "static-embedding", "stable-static-embedding"],
@@ -71,7 +58,7 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
         f"{_limit(module)}. {rows:,} tokens x {dim} dimensions, {rows * dim / 1e6:.1f} M "
         "parameters; vectors may be cut to a Matryoshka dimension (`truncate_dim`). "
         "Similarity: cosine.\n",
-        f"## Use\n\n```python\n{snippet}```\n",
+        f"## Use\n\n```python\n{SNIPPET}```\n",
     ]
     if metrics:
         parts.append(f"## Evaluation\n\n{_table(metrics, facts.get('baselines', {}))}\n")

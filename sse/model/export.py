@@ -12,10 +12,6 @@ of the norm's `sse.model.norm_forms.Form`:
 
 so the folder needs neither `trust_remote_code` nor pickle: safetensors, JSON and a model card. The
 file `sse_config.json` beside them names the norm, for `sse.load` and `sse.Encoder`.
-
-`derf` is the exception, since no native module computes erf: its folder holds the same files, reads
-by `sse.load` and `sse.Encoder`, and a plain SentenceTransformer refuses it, naming
-`sse.model.model.SSE`.
 """
 
 from __future__ import annotations
@@ -26,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
@@ -39,7 +34,7 @@ from torch import Tensor, nn
 import sse
 from sse.common.digests import seal_folder
 from sse.common.errors import UserError
-from sse.common.files import atomic_folder, write_json
+from sse.common.files import atomic_folder
 from sse.model.card import write_card
 from sse.model.folder import FORMAT
 from sse.model.model import SSE, SSEModel
@@ -63,9 +58,7 @@ def export(
     target = Path(folder)
     _check_target(target)
     module = model.sse if isinstance(model, SSEModel) else model
-    norm = NORMS[module.norm_name]
-    modules = native_modules(module) if norm.native else [_table(module)]
-    native = SentenceTransformer(modules=modules, device="cpu")
+    native = SentenceTransformer(modules=native_modules(module), device="cpu")
     native.similarity_fn_name = "cosine"
     if isinstance(model, SSEModel):
         native.prompts = dict(model.prompts)
@@ -73,12 +66,9 @@ def export(
         native.similarity_fn_name = model.similarity_fn_name
     with atomic_folder(target) as temporary:
         native.save(str(temporary), create_model_card=False)
-        if not norm.native:
-            _finish_own(temporary, module)
         seal_folder(
             temporary,
             {
-                **({} if norm.native else {"rows": "float32"}),
                 "format": FORMAT,
                 "norm": module.norm_name,
                 "dim": module.dim,
@@ -94,8 +84,6 @@ def export(
 
 def native_modules(module: SSE) -> list[nn.Module]:
     """The sentence-transformers modules that compute the same as `module`."""
-    if not NORMS[module.norm_name].native:
-        raise UserError(f"norm '{module.norm_name}' has no native sentence-transformers modules")
     vectors = {name: v.float().cpu() for name, v in module.norm.vectors().items()}
     modules: list[nn.Module] = [_table(module)]
     for step in NORMS[module.norm_name].steps:
@@ -117,15 +105,6 @@ def _table(module: SSE) -> StaticEmbedding:
     if module.text_tokenizer.max_tokens:
         tokenizer.enable_truncation(module.text_tokenizer.max_tokens)
     return StaticEmbedding(tokenizer, embedding_weights=table)
-
-
-def _finish_own(folder: Path, module: SSE) -> None:
-    """Make the saved table a folder of our own: the norm's vectors beside it, our class named."""
-    tensors = {f"{module.norm_name}.{k}": v.float().cpu() for k, v in module.norm.vectors().items()}
-    tensors["embedding.weight"] = module.embedding.weight.detach().float().cpu().contiguous()
-    save_file(tensors, folder / "model.safetensors")
-    only = {"idx": 0, "name": "0", "path": "", "type": "sse.model.model.SSE"}
-    write_json(folder / "modules.json", [only])
 
 
 def _diagonal(scale: Tensor, bias: Tensor | None, activation: nn.Module) -> Dense:

@@ -115,14 +115,6 @@ class SSE(InputModule):
         features["sentence_embedding"] = self.pool(features["input_ids"], features["offsets"])
         return features
 
-    @classmethod
-    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> SSE:  # type: ignore[override]
-        """SentenceTransformer calls this for a folder whose norm has no native modules."""
-        from sse.model.folder import read_folder
-        from sse.model.load import build
-
-        return build(read_folder(model_name_or_path))
-
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Refused: one module cannot write a folder that loads everywhere; `sse.export` does."""
         raise UserError(

@@ -1,7 +1,6 @@
 """The norms without torch: what each computes, step by step, and how a folder stores it.
 
-`NORMS` holds one `Form` a norm of `sse.model.norms`, by the same name. Everything that is no
-training
+`NORMS` holds one `Form` per norm of `sse.model.norms`, by the same name. Everything but training
 follows from it: the numpy encoder, the folder's tensors, the native sentence-transformers modules
 (`sse.model.export`), the ONNX graph and the model card.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,11 +104,6 @@ class Form:
         return all(step.by_dimension for step in self.steps)
 
     @property
-    def native(self) -> bool:
-        """Whether sentence-transformers' own modules can compute it."""
-        return not any(getattr(step, "activation", None) in NOT_NATIVE for step in self.steps)
-
-    @property
     def stored(self) -> dict[str, str]:
         """{vector: "module number/tensor"} in a folder of native modules; the table is module 0."""
         return {
@@ -133,42 +126,12 @@ def normalise(x: Array) -> None:
     x /= np.maximum(np.sqrt(np.einsum("nd,nd->n", x, x)), TINY)[:, None]
 
 
-CELLS = 2048  # of the error function's table, per unit; it ends at 4, where 1 - erf is 1.5e-8
-
-
-@cache
-def _erf_table() -> tuple[Array, Array]:
-    """At i + 4 * CELLS: erf(i / CELLS), and how much |erf| grows from there to the next cell."""
-    half = np.array([math.erf(i / CELLS) for i in range(4 * CELLS + 2)])
-    values, growth = half[:-1], np.diff(half)
-    whole = np.concatenate([-values[:0:-1], values]), np.concatenate([growth[:0:-1], growth])
-    return whole[0].astype(np.float32), whole[1].astype(np.float32)
-
-
-def erf(x: Array) -> None:
-    """The error function in place, to 1e-7: numpy has none, so a table and straight lines.
-
-    The cell is counted from 0 outwards, so that small values keep all their digits.
-    """
-    values, growth = _erf_table()
-    x.clip(-4, 4, out=x)
-    x *= CELLS
-    with np.errstate(invalid="ignore"):  # NaN has no cell; its remainder is NaN all the same
-        cell = x.astype(np.int32)
-    x -= cell
-    cell += 4 * CELLS
-    x *= growth.take(cell, mode="clip")
-    x += values.take(cell, mode="clip")
-
-
 # In place, by the name of the class in torch.nn, which a native Dense module imports.
 ACTIVATIONS: dict[str, Callable[[Array], object]] = {
     "Identity": lambda x: x,
     "Tanh": lambda x: np.tanh(x, out=x),
     "Hardtanh": lambda x: np.clip(x, -1, 1, out=x),
-    "Erf": erf,
 }
-NOT_NATIVE = {"Erf"}  # torch.nn has no such class, and no Dense makes one of GELU
 
 _DYT = (Diagonal("alpha", "bias", "Tanh"), Diagonal("beta"))
 
@@ -187,10 +150,6 @@ NORMS = {
     "hardtanh": Form(
         (Diagonal("alpha", "bias", "Hardtanh"), Diagonal("beta")),
         "a clipped line, `y = beta * clip(alpha * x + bias, -1, 1)` per dimension",
-    ),
-    "derf": Form(
-        (Diagonal("alpha", "bias", "Erf"), Diagonal("beta")),
-        "Dynamic erf, `y = beta * erf(alpha * x + bias)` per dimension",
     ),
     "layernorm": Form((Standard(),), "LayerNorm"),
     "rmsnorm": Form((Unit(), Diagonal("gain")), "RMSNorm"),

@@ -146,18 +146,6 @@ class Hardtanh(Gate):
         return F.hardtanh(z)
 
 
-class Derf(Gate):
-    """Dynamic erf: f = erf, f'(z) = 2 / sqrt(pi) * exp(-z^2).
-
-    Source: arXiv 2512.10938, gamma * erf(alpha * x + s) + beta; here without the outer bias and
-    with alpha and s per dimension, so that only f differs from SeparableDyT.
-    """
-
-    def activation(self, z: Tensor) -> Tensor:
-        """f(z)."""
-        return torch.erf(z)
-
-
 class LayerNorm(Norm, nn.LayerNorm):
     """y = weight * (x - mean) / sqrt(variance + 1e-5) + bias, mean and variance over one row.
 
@@ -227,7 +215,6 @@ NORMS: dict[str, type[Norm]] = {
     "dyt_outside": OutsideDyT,
     "dyt_frozen": FrozenDyT,
     "hardtanh": Hardtanh,
-    "derf": Derf,
     "layernorm": LayerNorm,
     "rmsnorm": RMSNorm,
     "gain": Gain,

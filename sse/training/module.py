@@ -31,9 +31,9 @@ class SSEModule(L.LightningModule):
     Args:
         dim: dimension of the table and the vectors.
         norm: `dyt` (bias inside the tanh, per dimension), `dyt_scalar` (one alpha), `dyt_outside`
-            (bias outside), `dyt_frozen` (stays at its start), `hardtanh`, `derf` (erf),
+            (bias outside), `dyt_frozen` (stays at its start), `hardtanh`,
             `layernorm`, `rmsnorm`, `gain` (a learnt scale of each dimension alone) or `none`.
-        alpha_init: first value of alpha, in the dyt family, hardtanh and derf.
+        alpha_init: first value of alpha, in the dyt family and hardtanh.
         table_std: standard deviation of the table's start.
         matryoshka_dims: prefixes trained; null for 512, 256, 128, 64, 32 as far as `dim` reaches.
         matryoshka_weights: one weight a dim; null for 1 each.

@@ -145,7 +145,7 @@ def test_an_extract_without_differences_says_so(study, tmp_path):
 def test_a_level_without_the_references_seeds_is_left_out_and_named(study, out, monkeypatch):
     table = read_results(out)
     lacking = table[(table["model.norm"] != "dyt") | (table["seed_everything"] == 0)]
-    more = lacking[lacking["model.norm"] == "none"].assign(**{"model.norm": "derf"})
+    more = lacking[lacking["model.norm"] == "none"].assign(**{"model.norm": "hardtanh"})
     both = type(table)(lacking).copy()
     tables = {"results": type(table)(np.concatenate([both, more]), columns=both.columns)}
     real = read_results
@@ -155,7 +155,7 @@ def test_a_level_without_the_references_seeds_is_left_out_and_named(study, out, 
 
     monkeypatch.setattr("sse.analysis.study.read_results", read)
     found = read_study(out, resamples=100)
-    assert found.levels == ["none", "derf"]
+    assert found.levels == ["none", "hardtanh"]
     assert "left out" in found.left_out and "model.norm=dyt" in found.left_out
     assert "model.norm=dyt" in findings.ablation(found)
 
@@ -172,8 +172,8 @@ def test_findings_follow_the_numbers(study):
 
 
 def test_a_reference_that_is_not_there_is_one_line(out):
-    with pytest.raises(UserError, match="no trial with model.norm=derf; there are dyt, none"):
-        read_study(out, reference="derf")
+    with pytest.raises(UserError, match="no trial with model.norm=hardtanh; there are dyt, none"):
+        read_study(out, reference="hardtanh")
     with pytest.raises(UserError, match="model.lr has no level '7'"):
         read_study(out, where={"model.lr": "7"})
     with pytest.raises(UserError, match="no option 'model.nrom'"):

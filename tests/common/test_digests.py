@@ -39,10 +39,9 @@ def test_opposite_flips_and_swapped_words_change_the_digest():
         assert digest_bytes(changed) != whole
 
 
-@pytest.fixture(params=["portable", "derf", "int8", "int4"])
+@pytest.fixture(params=["portable", "int8", "int4"])
 def folder(request, make_model, tmp_path):
-    norm = "derf" if request.param == "derf" else "dyt"
-    made = sse.export(make_model(norm), tmp_path / "model")
+    made = sse.export(make_model("dyt"), tmp_path / "model")
     compact = request.param in ("int8", "int4")
     return write_compact(made, tmp_path / "small", request.param) if compact else made
 

@@ -16,7 +16,6 @@ from sentence_transformers import SentenceTransformer
 import sse
 from sse.common.errors import UserError
 from sse.model.model import SSE, SSEModel
-from sse.model.norm_forms import NORMS as FORMS
 from sse.model.norms import NORMS
 from tests.helpers.samples import unseal
 
@@ -46,8 +45,6 @@ def equation(model, x):
         return p["beta"] * np.tanh(p["alpha"] * x) + p["bias"]
     if model.norm_name == "hardtanh":
         return p["beta"] * np.maximum(-1, np.minimum(1, p["alpha"] * x + p["bias"]))
-    if model.norm_name == "derf":
-        return p["beta"] * np.array([math.erf(z) for z in p["alpha"] * x + p["bias"]])
     if model.norm_name == "layernorm":
         return (x - x.mean()) / np.sqrt(x.var() + 1e-5) * p["weight"] + p["bias"]
     if model.norm_name == "rmsnorm":
@@ -99,15 +96,13 @@ def test_the_export_computes_the_same_natively_and_as_our_class(make_model, norm
     vectors = encode(model)
     tolerance = 1e-6 if norm == "rmsnorm" else 0.0  # its gain is stored times sqrt(D)
     np.testing.assert_allclose(loaded.encode(TEXTS), vectors, rtol=0, atol=tolerance)
-    if FORMS[norm].native:
-        native = SentenceTransformer(str(folder), device="cpu")
-        assert type(native[0]).__module__.startswith("sentence_transformers.")
-        np.testing.assert_array_equal(native.encode(TEXTS), vectors)
+    native = SentenceTransformer(str(folder), device="cpu")
+    assert type(native[0]).__module__.startswith("sentence_transformers.")
+    np.testing.assert_array_equal(native.encode(TEXTS), vectors)
 
 
 def test_the_exports_load_in_a_clean_process_without_this_package(make_model, tmp_path):
-    natives = [norm for norm in NORMS if FORMS[norm].native]
-    for norm in natives:
+    for norm in NORMS:
         sse.export(model := make_model(norm), tmp_path / norm)
         np.save(tmp_path / f"{norm}.npy", encode(model))
     code = f"""
@@ -116,7 +111,7 @@ sys.modules["sse"] = sys.modules["sse_kernels"] = None  # importing either now f
 import numpy as np
 from sentence_transformers import SentenceTransformer
 texts = eval(open("texts.txt", encoding="utf-8").read())
-for norm in {natives}:
+for norm in {list(NORMS)}:
     model = SentenceTransformer(norm, device="cpu")
     assert np.array_equal(model.encode(texts), np.load(norm + ".npy")), norm
 """

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
 from sse_kernels import TableGrad
 from torch import nn
 
@@ -45,7 +44,6 @@ def test_gradcheck(name):
 # f'(z) as the docstrings have it.
 SLOPES = {
     "hardtanh": lambda z: (z.abs() < 1).double(),
-    "derf": lambda z: 2 / math.sqrt(math.pi) * torch.exp(-z * z),
 }
 
 
@@ -174,27 +172,8 @@ def test_an_alpha_that_differs_is_no_scalar(make_model, tmp_path):
         sse.load(folder)
 
 
-def test_a_norm_without_native_modules_is_refused_clearly_and_loads_with_this_package(
-    make_model, tmp_path, monkeypatch
-):
-    model = make_model("derf")
-    folder = sse.export(model, tmp_path / "model")
-    with pytest.raises(ValueError, match="'sse.model.model.SSE', which is not part of"):
-        SentenceTransformer(str(folder))
-    with_code = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
-    np.testing.assert_array_equal(with_code.encode(TEXTS), sse.load(folder).encode(TEXTS))
-    sse.export(sse.load(folder), folder)  # replaces it: it is a model
-    card = (folder / "README.md").read_text("utf-8")
-    snippet = card.split("```python\n")[1].split("```")[0]
-    assert "sse.load" in snippet
-    monkeypatch.chdir(folder)
-    exec(snippet, {})
-
-
 def test_an_unknown_norm_names_the_known_ones(tokenizer):
-    known = (
-        "dyt, dyt_scalar, dyt_outside, dyt_frozen, hardtanh, derf, layernorm, rmsnorm, gain, none"
-    )
+    known = "dyt, dyt_scalar, dyt_outside, dyt_frozen, hardtanh, layernorm, rmsnorm, gain, none"
     with pytest.raises(UserError, match=f"'batchnorm'.*{known}"):
         SSE(tokenizer, 8, "batchnorm")
 

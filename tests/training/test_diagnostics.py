@@ -93,7 +93,6 @@ def test_values_are_the_definitions(make_model, norm):
             slopes = {
                 **dict.fromkeys(["dyt", "dyt_scalar", "dyt_outside", "dyt_frozen"], z.cosh() ** -2),
                 "hardtanh": (z.abs() < 1).double(),
-                "derf": (-z.square()).exp(),
             }
             if norm in slopes:
                 expected["gate_slope_mean"] = slopes[norm].mean()
