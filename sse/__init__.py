@@ -6,19 +6,19 @@ The names below are loaded on first use, so `import sse` costs nothing and bring
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sse.common.version import __version__
+
 if TYPE_CHECKING:
     from sse.common.errors import UserError
     from sse.model.export import export
-    from sse.model.load import load
-    from sse.model.model import SSE, SSEModel
+    from sse.model.load import SSEModel, load
+    from sse.model.model import SSE
     from sse.serving.encoder import Encoder
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Encoder": "sse.serving.encoder",
     "SSE": "sse.model.model",
-    "SSEModel": "sse.model.model",
+    "SSEModel": "sse.model.load",
     "UserError": "sse.common.errors",
     "export": "sse.model.export",
     "load": "sse.model.load",

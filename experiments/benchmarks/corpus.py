@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.encoding import machine, random_model, say
-from sse.cli.main import Parser
+from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import write_json
 from sse.serving.encoder import Encoder

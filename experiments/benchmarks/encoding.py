@@ -32,7 +32,7 @@ import numpy as np
 from experiments.benchmarks.encoding_peers import SYSTEMS, Encode, System, model2vec_folder
 from experiments.benchmarks.encoding_report import plot, tables
 from experiments.benchmarks.search import Find, engines
-from sse.cli.main import Parser
+from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import write_json
 from sse.text.records import read_rows

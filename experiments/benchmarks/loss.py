@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from experiments.benchmarks.encoding import machine
-from sse.cli.main import Parser
+from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import write_json
 from sse.loss.matryoshka import matryoshka_loss

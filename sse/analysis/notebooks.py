@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sse.analysis.study import DEFAULT, VARIABLE
-from sse.cli.main import Parser
+from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import atomic_file
 

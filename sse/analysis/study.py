@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from sse.analysis.comparison import MEAN, compare, summarise
 from sse.analysis.selection import SEED, label, pair, plain, restrict, said
-from sse.cli.main import Parser
+from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import atomic_file
 from sse.model.norm_forms import NORMS

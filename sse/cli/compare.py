@@ -11,7 +11,7 @@ from typing import Any
 from sse.analysis.comparison import compare, summarise
 from sse.analysis.comparison_table import by_collection, details, to_markdown
 from sse.analysis.selection import pair
-from sse.cli.main import Parser
+from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.sweeps.results import expected, read_results
 

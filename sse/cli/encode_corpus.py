@@ -27,12 +27,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from sse.cli.main import Parser
+from sse.common.arguments import Parser
 from sse.common.errors import Stopped, UserError, one_line
+from sse.common.ray_session import ray_session
 from sse.serving.corpus_files import PLACES, Columns, InputFile, Piece, find_files, parquet_types
 from sse.serving.encoder import Encoder
+from sse.serving.json_rows import json_types
 from sse.serving.manifest import manifest_of, pieces_of
-from sse.serving.ray_pool import encoded, ray_session
+from sse.serving.ray_pool import encoded
 from sse.serving.shards import (
     PRECISIONS,
     REJECTED,
@@ -42,7 +44,6 @@ from sse.serving.shards import (
     shard_name,
 )
 from sse.serving.threads import cores
-from sse.text.json_rows import json_types
 from sse.text.records import pick_column
 
 try:

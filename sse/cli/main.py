@@ -13,11 +13,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, NoReturn
 
-import sse
+from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.signals import stopped_by_signals
+from sse.common.version import __version__
 
 COMMANDS = {
     "train": ("sse.cli.model", "train a model (needs torch)"),
@@ -40,19 +40,6 @@ EXAMPLES = """examples:
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        kwargs.setdefault("allow_abbrev", False)
-        super().__init__(**kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -72,7 +59,7 @@ def _command(name: str, arguments: list[str]) -> None:
         sys.stdout.write(_overview())
         return
     if name in ("-V", "--version"):
-        sys.stdout.write(f"sse {sse.__version__}\n")
+        sys.stdout.write(f"sse {__version__}\n")
         return
     if name not in COMMANDS:
         raise UserError(f"'{name}' is no command: choose one of {', '.join(COMMANDS)}")

@@ -94,8 +94,10 @@ def _portable(source: str, target: Path, dim: int | None) -> None:
     if dim is not None:
         folder = truncate(folder, dim)
     from sse.model.export import export
-    from sse.model.load import build  # slow: torch, only now that the folder is sound
-    from sse.model.model import SSEModel
+    from sse.model.load import (
+        SSEModel,
+        build,  # slow: torch, only now that the folder is sound
+    )
 
     names = ("prompts", "default_prompt_name", "similarity_fn_name")
     kept = {name: folder.settings[name] for name in names if folder.settings.get(name)}

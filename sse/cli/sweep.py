@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sse.cli.main import Parser
+from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import write_json
 from sse.sweeps.grid import Trial, check_trials, given_options, read_sweep

@@ -17,41 +17,11 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-MAX_LINE = 1 << 28  # bytes: a small gzip may unpack to a line larger than memory
+from sse.text.record_files import MAX_LINE, LongLine, kind_of, lines_of, open_bytes
 
 
 class _Fault(Exception):
     """The first fault found."""
-
-
-class LongLine(ValueError):
-    """A line of more than MAX_LINE bytes."""
-
-    def __init__(self) -> None:
-        super().__init__(f"longer than {MAX_LINE:,} bytes: no line of text; split it")
-
-
-def kind_of(path: Path) -> str | None:
-    """`json`, `csv`, `tsv` or `parquet` by the file's name; None when it is no data file."""
-    name = path.name.lower().removesuffix(".gz")
-    suffix = name.rpartition(".")[2] if "." in name else ""
-    kind = {"jsonl": "json", "ndjson": "json"}.get(suffix, suffix)
-    if kind == "parquet" and path.name.lower().endswith(".gz"):
-        return None
-    return kind if kind in ("json", "csv", "tsv", "parquet") else None
-
-
-def open_bytes(path: Path) -> Any:
-    """The file's bytes (a binary file object), unpacked when it is gzip."""
-    return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
-
-
-def lines_of(file: Any) -> Iterator[bytes]:
-    """The lines of a file; LongLine before one of them fills the memory."""
-    while line := file.readline(MAX_LINE + 1):
-        if len(line) > MAX_LINE:
-            raise LongLine
-        yield line
 
 
 def fault(files: Sequence[Path], columns: Sequence[str] = ()) -> str | None:

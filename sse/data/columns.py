@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sse.common.errors import UserError
 from sse.data.bad_rows import fault
+from sse.data.set_spec import SetSpec
 from sse.data.tables import tables
-
-if TYPE_CHECKING:
-    from sse.data.sources import Source
 
 ANCHORS = ("anchor", "query", "question")
 POSITIVES = ("positive", "document", "passage", "answer", "text")
@@ -42,12 +41,7 @@ class Column:
         return column if self.place is None else pc.list_element(column, self.place)
 
 
-def is_role(text: str) -> bool:
-    """Whether `text` names a role: anchor, positive, negative, negative_1, ..."""
-    return re.fullmatch(r"anchor|positive|negatives?|negative_\d+", text) is not None
-
-
-def choose_columns(source: Source, dataset: Any) -> list[Column]:
+def choose_columns(label: str, files: Sequence[Path], spec: SetSpec, dataset: Any) -> list[Column]:
     """The columns to use, anchor and positive first, checked to hold text only.
 
     Raises:
@@ -55,17 +49,17 @@ def choose_columns(source: Source, dataset: Any) -> list[Column]:
     """
     if len(dataset) < MIN_ROWS:
         raise UserError(
-            f"{source.label}: {fault(source.files) or _rows(len(dataset))}; "
+            f"{label}: {fault(files) or _rows(len(dataset))}; "
             f"contrastive training needs at least {MIN_ROWS} rows"
         )
     schema = dataset.features.arrow_schema
-    wanted = dict(source.spec.columns or {})
+    wanted = dict(spec.columns or {})
     for role, name in wanted.items():
         if name not in schema.names:
             raise UserError(
-                f"{source.label}: no column {name!r} for {role}; it has {', '.join(schema.names)}"
+                f"{label}: no column {name!r} for {role}; it has {', '.join(schema.names)}"
             )
-    pair = _pair(source, schema, wanted)
+    pair = _pair(label, schema, wanted)
     names = [wanted[role] for role in sorted(wanted, key=_order) if role.startswith("negative")]
     if not names:
         names = [
@@ -73,13 +67,13 @@ def choose_columns(source: Source, dataset: Any) -> list[Column]:
             for name in sorted(schema.names, key=_order)
             if name.startswith("negative") and _holds_text(schema.field(name).type)
         ]
-    negatives = _negatives(source, dataset, names)
+    negatives = _negatives(label, spec.negatives, dataset, names)
     taken = [Column("anchor", pair[0]), Column("positive", pair[1]), *negatives]
-    _check(source, dataset, taken)
+    _check(label, files, dataset, taken)
     return taken
 
 
-def _pair(source: Source, schema: pa.Schema, wanted: dict[str, str]) -> tuple[str, str]:
+def _pair(label: str, schema: pa.Schema, wanted: dict[str, str]) -> tuple[str, str]:
     """Names of the anchor's and the positive's column."""
 
     def known(role: str, aliases: Sequence[str]) -> str | None:
@@ -101,15 +95,14 @@ def _pair(source: Source, schema: pa.Schema, wanted: dict[str, str]) -> tuple[st
     if anchor is None or positive is None:
         role = "anchor" if anchor is None else "positive"
         raise UserError(
-            f"{source.label}: no text column for the {role}; it has "
+            f"{label}: no text column for the {role}; it has "
             f"{', '.join(schema.names) or 'none'}; name one with ?{role}=COLUMN"
         )
     return anchor, positive
 
 
-def _negatives(source: Source, dataset: Any, names: Sequence[str]) -> list[Column]:
+def _negatives(label: str, most: int | None, dataset: Any, names: Sequence[str]) -> list[Column]:
     """One column per negative; a list column gives as many as its shortest list holds."""
-    most = source.spec.negatives
     schema = dataset.features.arrow_schema
     columns: list[Column] = []
     for name in names:
@@ -123,7 +116,7 @@ def _negatives(source: Source, dataset: Any, names: Sequence[str]) -> list[Colum
         shortest, row = _shortest(dataset.select_columns([name]))
         if not shortest:
             raise UserError(
-                f"{source.label}: row {row + 1}: {name!r} is an empty list; give every row a "
+                f"{label}: row {row + 1}: {name!r} is an empty list; give every row a "
                 "negative, or use none with ?negatives=0"
             )
         columns += [Column("negative", name, place) for place in range(shortest)]
@@ -141,14 +134,14 @@ def _shortest(dataset: Any) -> tuple[int, int]:
     return min(found)
 
 
-def _check(source: Source, dataset: Any, taken: Sequence[Column]) -> None:
+def _check(label: str, files: Sequence[Path], dataset: Any, taken: Sequence[Column]) -> None:
     """Raise UserError, naming line and value, unless every value taken is text."""
     schema = dataset.features.arrow_schema
     names = list(dict.fromkeys(column.name for column in taken))
     for name in names:
         if not _holds_text(schema.field(name).type) or _is_json(dataset.features[name]):
-            found = fault(source.files, names) or f"column {name!r} is {schema.field(name).type}"
-            raise UserError(f"{source.label}: {found}, not text; mend it or name another column")
+            found = fault(files, names) or f"column {name!r} is {schema.field(name).type}"
+            raise UserError(f"{label}: {found}, not text; mend it or name another column")
     first = 0
     for table in tables(dataset.select_columns(names), RUN):
         for column in taken:
@@ -156,12 +149,12 @@ def _check(source: Source, dataset: Any, taken: Sequence[Column]) -> None:
             try:
                 texts.validate(full=True)  # that the bytes are UTF-8
             except pa.ArrowInvalid as error:
-                found = fault(source.files) or f"rows from {first + 1}: {error}"
-                raise UserError(f"{source.label}: {found}; save it as UTF-8") from None
+                found = fault(files) or f"rows from {first + 1}: {error}"
+                raise UserError(f"{label}: {found}; save it as UTF-8") from None
             if texts.null_count:
                 row = first + int(pc.index(pc.is_null(texts), True).as_py()) + 1
-                found = fault(source.files, names) or f"row {row}: {column.label!r} is null"
-                raise UserError(f"{source.label}: {found}; every pair needs both texts")
+                found = fault(files, names) or f"row {row}: {column.label!r} is null"
+                raise UserError(f"{label}: {found}; every pair needs both texts")
         first += len(table)
 
 

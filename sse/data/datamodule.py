@@ -25,7 +25,8 @@ from sse.common.digests import is_sealed, seal_file
 from sse.common.errors import UserError
 from sse.data.batch_plan import ORDERS, Batch, plan_epoch
 from sse.data.device_cache import MODES, Ahead, DeviceCache
-from sse.data.pair_set import SetSpec, load_sets
+from sse.data.pair_set import load_sets
+from sse.data.set_spec import SetSpec
 from sse.data.split import choose, hold_out, train_rows
 from sse.data.token_cache import TokenizedSet, tokenize_set
 from sse.text.token_batch import concatenate

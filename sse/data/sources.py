@@ -17,17 +17,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.compute as pc
 
 from sse.common.errors import UserError
 from sse.common.hub import HubUnreachable, ask_hub
-from sse.data.bad_rows import fault, kind_of, lines_of, open_bytes
+from sse.data.bad_rows import fault
+from sse.data.set_spec import SetSpec
 from sse.data.tables import tables
-
-if TYPE_CHECKING:
-    from sse.data.pair_set import SetSpec
+from sse.text.record_files import kind_of, lines_of, open_bytes
 
 KINDS = "jsonl, json, csv, tsv (each also .gz) or parquet"
 BIG = 200_000_000  # bytes from which reading takes long enough for a progress bar

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sse.common.errors import UserError
-from sse.data.bad_rows import LongLine, lines_of
+from sse.text.record_files import LongLine, lines_of
 
 Qrels = dict[str, dict[str, int]]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-import sse
+from sse.common.version import __version__
 from sse.model.norm_forms import NORMS
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
         parts.append(f"## Hyper-parameters\n\n| option | value |\n|---|---|\n{lines}\n")
     if notes := facts.get("notes"):
         parts.append("## Notes\n\n" + "\n".join(f"- {line}" for line in notes) + "\n")
-    parts.append(f"Made with stable-static-embedding {sse.__version__}.\n")
+    parts.append(f"Made with stable-static-embedding {__version__}.\n")
     path.write_text("\n".join(parts), "utf-8")
 
 

@@ -31,18 +31,20 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from torch import Tensor, nn
 
-import sse
 from sse.common.digests import seal_folder
 from sse.common.errors import UserError
 from sse.common.files import atomic_folder
+from sse.common.version import __version__
 from sse.model.card import write_card
 from sse.model.folder import FORMAT
-from sse.model.model import SSE, SSEModel
+from sse.model.model import SSE
 from sse.model.norm_forms import NORMS, Diagonal, Standard
 
 
 def export(
-    model: SSE | SSEModel, folder: str | os.PathLike[str], card: dict[str, Any] | None = None
+    model: SSE | SentenceTransformer,
+    folder: str | os.PathLike[str],
+    card: dict[str, Any] | None = None,
 ) -> Path:
     """Write `model` to `folder`, whole or not at all.
 
@@ -57,10 +59,10 @@ def export(
     """
     target = Path(folder)
     _check_target(target)
-    module = model.sse if isinstance(model, SSEModel) else model
+    module = model if isinstance(model, SSE) else model[0]
     native = SentenceTransformer(modules=native_modules(module), device="cpu")
     native.similarity_fn_name = "cosine"
-    if isinstance(model, SSEModel):
+    if isinstance(model, SentenceTransformer):
         native.prompts = dict(model.prompts)
         native.default_prompt_name = model.default_prompt_name
         native.similarity_fn_name = model.similarity_fn_name
@@ -75,7 +77,7 @@ def export(
                 "vocab_size": module.embedding.num_embeddings,
                 "tokens": module.text_tokenizer.vocab_size,
                 "max_tokens": module.text_tokenizer.max_tokens,
-                "version": sse.__version__,
+                "version": __version__,
             },
         )
         write_card(temporary / "README.md", module, card or {})

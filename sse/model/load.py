@@ -7,10 +7,35 @@ from typing import Any
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 
+from sse.model.export import export
 from sse.model.folder import ModelFolder, read_folder
-from sse.model.model import SSE, SSEModel
+from sse.model.model import SSE
 from sse.text.tokenizer import load_tokenizer
+
+
+class SSEModel(SentenceTransformer):
+    """What `sse.load` returns: a SentenceTransformer whose first module is `SSE`.
+
+    Everything of SentenceTransformer works (encode, encode_query, similarity, prompts,
+    truncate_dim); saving writes the portable folder of `sse.export`, which loads anywhere.
+    """
+
+    @property
+    def sse(self) -> SSE:
+        """The SSE module."""
+        module = self[0]
+        assert isinstance(module, SSE)
+        return module
+
+    def save(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write the portable folder: see `sse.export`."""
+        export(self, path)
+
+    def save_pretrained(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write the portable folder: see `sse.export`."""
+        self.save(path)
 
 
 def load(path: str | os.PathLike[str], **kwargs: Any) -> SSEModel:

@@ -9,12 +9,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import InputModule
 from sse_kernels import bag_dyt, bag_mean
 from sse_kernels.plan import BagPlan
@@ -121,28 +119,3 @@ class SSE(InputModule):
             f"cannot save an SSE module alone to {output_path}: "
             "use sse.export(model, folder) or the save() of the model that sse.load returns"
         )
-
-
-class SSEModel(SentenceTransformer):
-    """What `sse.load` returns: a SentenceTransformer whose first module is `SSE`.
-
-    Everything of SentenceTransformer works (encode, encode_query, similarity, prompts,
-    truncate_dim); saving writes the portable folder of `sse.export`, which loads anywhere.
-    """
-
-    @property
-    def sse(self) -> SSE:
-        """The SSE module."""
-        module = self[0]
-        assert isinstance(module, SSE)
-        return module
-
-    def save(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write the portable folder: see `sse.export`."""
-        from sse.model.export import export
-
-        export(self, path)
-
-    def save_pretrained(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write the portable folder: see `sse.export`."""
-        self.save(path)

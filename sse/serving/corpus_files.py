@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from sse.common.errors import UserError
-from sse.data.bad_rows import kind_of
+from sse.text.record_files import kind_of
 
 ROWS, BYTES = 4_096, 8_000_000  # of a chunk, whichever is reached first
 BLOCK = 8 << 20  # bytes read at a time where lines are counted
@@ -305,7 +305,7 @@ def _decoded(value: Any) -> Any:
 
 
 def _read_lines(piece: Piece, columns: Columns) -> Iterator[Chunk]:
-    from sse.text.json_rows import JsonRows  # it needs the classes above
+    from sse.serving.json_rows import JsonRows  # it needs the classes above
 
     with open_file(piece.url) as file:
         file.seek(piece.start)

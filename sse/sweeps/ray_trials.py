@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sse.common.errors import UserError
-from sse.serving.ray_pool import ray_session
+from sse.common.ray_session import ray_session
 from sse.sweeps.grid import Trial
 from sse.sweeps.trials import ATTEMPTS, DONE, Outcome, attempt, cores_of, fail
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sse.common.errors import UserError
-from sse.data.bad_rows import MAX_LINE, LongLine, kind_of, lines_of, open_bytes
+from sse.text.record_files import MAX_LINE, LongLine, kind_of, lines_of, open_bytes
 
 FORMATS = ("lines", "jsonl", "csv", "tsv", "parquet")
 TEXT_COLUMNS = ("text", "document", "passage", "sentence", "query", "content", "body", "title")

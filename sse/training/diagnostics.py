@@ -61,7 +61,8 @@ from torch import Tensor, nn
 
 from sse.common.errors import UserError
 from sse.loss.matryoshka import matryoshka_loss
-from sse.model.model import SSE, SSEModel
+from sse.model.load import SSEModel
+from sse.model.model import SSE
 from sse.model.norms import Gate
 from sse.text.token_batch import SHORT_TOKENS
 from sse.training.saturation import Array, dy_dx, effective_rank, gate_slope, imbalance

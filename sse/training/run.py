@@ -28,7 +28,7 @@ from sse.evaluation import evaluate as evaluation
 from sse.evaluation.collection import pairs_collection
 from sse.evaluation.report import format_table, write_report
 from sse.model.export import export
-from sse.model.model import SSEModel
+from sse.model.load import SSEModel
 from sse.training import processes as distributed
 from sse.training.callbacks import Throughput
 from sse.training.checkpoints import LastCheckpoint

@@ -7,7 +7,8 @@ import random
 import datasets
 import pytest
 
-from sse.data.pair_set import SetSpec, load_sets, parse_spec
+from sse.data.pair_set import load_sets
+from sse.data.set_spec import SetSpec, parse_spec
 from tests.helpers.pair_files import ROWS, error_of, load, own_cache, write  # noqa: F401  own_cache is autouse
 
 

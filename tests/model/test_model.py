@@ -15,7 +15,8 @@ from sentence_transformers import SentenceTransformer
 
 import sse
 from sse.common.errors import UserError
-from sse.model.model import SSE, SSEModel
+from sse.model.load import SSEModel
+from sse.model.model import SSE
 from sse.model.norms import NORMS
 from tests.helpers.samples import unseal
 

@@ -202,9 +202,9 @@ def test_texts_of_an_index_cannot_command_the_terminal(model, tmp_path, capsys):
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
     import gzip
 
-    import sse.data.bad_rows
+    import sse.text.record_files
 
-    monkeypatch.setattr(sse.data.bad_rows, "MAX_LINE", 1000)
+    monkeypatch.setattr(sse.text.record_files, "MAX_LINE", 1000)
     (tmp_path / "t.txt.gz").write_bytes(gzip.compress(b"fine\n" + b"x" * 100_000))
     with pytest.raises(UserError, match=r"t.txt.gz, line 2: longer than 1,000 bytes"):
         list(read_rows(str(tmp_path / "t.txt.gz")))
