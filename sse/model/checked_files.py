@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sse.common.digests import CONFIG_NAME, check_config, check_file
 from sse.common.errors import UserError
-from sse.model.table import Table
+from sse.model.table import EmbeddingTable
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1"}
 _MAX_HEADER = 10_000_000  # bytes; safetensors' own limit is 100 MB
@@ -147,7 +147,7 @@ def _tensor(
     return data
 
 
-def read_q4(path: Path, vocab: int) -> Table:
+def read_q4(path: Path, vocab: int) -> EmbeddingTable:
     """The published 4-bit table, memory-mapped.
 
     The file is V x D/2 packed bytes (high nibble first), then V float32 scales;
@@ -169,4 +169,4 @@ def read_q4(path: Path, vocab: int) -> Table:
     scales = np.memmap(path, "<f4", "r", vocab * half, (vocab,))
     if not np.isfinite(scales).all():
         raise UserError(f"{path}: the scales hold NaN or infinite values: copy the file again")
-    return Table(packed, scales)
+    return EmbeddingTable(packed, scales)

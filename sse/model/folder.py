@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from sse.common.digests import CONFIG_NAME
 from sse.common.errors import UserError
 from sse.model.checked_files import ModelFiles, read_q4
-from sse.model.norm_forms import NORMS
-from sse.model.table import KINDS, Table
+from sse.model.norm_forms import NORM_FORMS
+from sse.model.table import ROW_KINDS, EmbeddingTable
 
 FORMAT = 1
 Q4_TABLE, Q4_REST = "embedding.q4_k_m.bin", "model_rest.safetensors"
@@ -43,7 +43,7 @@ class ModelFolder:
         settings: config_sentence_transformers.json (prompts, similarity), or {}.
     """
 
-    rows: Table
+    rows: EmbeddingTable
     norm: str
     vectors: dict[str, NDArray[np.float32]]
     tokenizer: Path
@@ -118,10 +118,9 @@ def _read_export(files: ModelFiles) -> ModelFolder:
             f"{FORMAT}: upgrade sse or export the model again"
         )
     norm = str(config.get("norm"))
-    if norm not in NORMS:
-        raise UserError(
-            f"{root / CONFIG_NAME} names the norm '{norm}': this version knows {', '.join(NORMS)}"
-        )
+    if norm not in NORM_FORMS:
+        known = ", ".join(NORM_FORMS)
+        raise UserError(f"{root / CONFIG_NAME} names the norm '{norm}': this version knows {known}")
     if "rows" in config:
         return _read_compact(files, norm)
     modules = files.json("modules.json", list)
@@ -130,7 +129,7 @@ def _read_export(files: ModelFiles) -> ModelFolder:
     if table is None:
         raise UserError(f"{root}/model.safetensors holds no embedding.weight: export again")
     vectors = {}
-    for name, where in NORMS[norm].stored.items():
+    for name, where in NORM_FORMS[norm].stored.items():
         number, tensor = where.split("/")
         subfolder = paths.get(number, "")
         if subfolder in ("", ".", "..") or "\0" in subfolder or Path(subfolder).name != subfolder:
@@ -149,7 +148,7 @@ def _read_export(files: ModelFiles) -> ModelFolder:
 def _read_compact(files: ModelFiles, norm: str) -> ModelFolder:
     """What `sse.model.quantise.write_compact` writes: rows, scales and the norm's vectors."""
     root, kind, vocab = files.root, files.config["rows"], files.config.get("vocab_size")
-    if str(kind) not in KINDS or type(vocab) is not int:
+    if str(kind) not in ROW_KINDS or type(vocab) is not int:
         raise UserError(f"{root / CONFIG_NAME} has rows {kind!r} of {vocab!r} tokens: export again")
     tensors = files.tensors(Q4_REST if kind == "int4" else "model.safetensors")
     if kind == "int4":
@@ -163,7 +162,7 @@ def _read_compact(files: ModelFiles, norm: str) -> ModelFolder:
             f"{root}: the table has {rows.shape[0]} {rows.kind} rows, {CONFIG_NAME} says {vocab} "
             f"of {kind}: the files belong to different models"
         )
-    names = {name: f"{norm}.{name}" for name in NORMS[norm].stored}
+    names = {name: f"{norm}.{name}" for name in NORM_FORMS[norm].stored}
     if missing := [name for name in names.values() if name not in tensors]:
         raise UserError(f"{root} lacks {', '.join(missing)}: export the model again")
     vectors = {name: np.array(tensors[full], np.float32) for name, full in names.items()}
@@ -171,7 +170,7 @@ def _read_compact(files: ModelFiles, norm: str) -> ModelFolder:
 
 
 def _model(
-    files: ModelFiles, rows: Table, norm: str, vectors: dict[str, NDArray[np.float32]]
+    files: ModelFiles, rows: EmbeddingTable, norm: str, vectors: dict[str, NDArray[np.float32]]
 ) -> ModelFolder:
     """What the layouts share."""
     return ModelFolder(
@@ -187,15 +186,17 @@ def _max_tokens(root: Path, config: dict[str, Any]) -> int | None:
     raise UserError(f"{root / CONFIG_NAME} has max_tokens {most!r}: a positive number or null")
 
 
-def _rows(root: Path, table: NDArray[Any], scales: NDArray[Any] | None = None) -> Table:
+def _rows(root: Path, table: NDArray[Any], scales: NDArray[Any] | None = None) -> EmbeddingTable:
     if table.ndim != 2 or not all(table.shape):
         raise UserError(f"{root}: the table has shape {table.shape}, expected (V, D)")
     if scales is not None and not np.isfinite(scales).all():
         raise UserError(f"{root}: the table's scales hold NaN or infinite values: export again")
-    return Table(table, scales)
+    return EmbeddingTable(table, scales)
 
 
-def _published(files: ModelFiles, table: Table, rest: dict[str, NDArray[Any]]) -> ModelFolder:
+def _published(
+    files: ModelFiles, table: EmbeddingTable, rest: dict[str, NDArray[Any]]
+) -> ModelFolder:
     """The published layout: dyt.alpha, dyt.beta, dyt.bias beside the table."""
     names = ("alpha", "beta", "bias")
     missing = [f"dyt.{name}" for name in names if f"dyt.{name}" not in rest]
@@ -207,7 +208,7 @@ def _published(files: ModelFiles, table: Table, rest: dict[str, NDArray[Any]]) -
     return _model(files, table, "dyt", vectors)
 
 
-def _plain(files: ModelFiles, table: Table) -> ModelFolder:
+def _plain(files: ModelFiles, table: EmbeddingTable) -> ModelFolder:
     """A sentence-transformers folder whose only module is a StaticEmbedding."""
     modules = files.json("modules.json", list)
     types = [module.get("type") if isinstance(module, dict) else None for module in modules]
