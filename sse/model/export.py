@@ -31,7 +31,7 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from torch import Tensor, nn
 
-from sse.common.digests import seal_folder
+from sse.common.digests import write_config
 from sse.common.errors import UserError
 from sse.common.files import atomic_folder
 from sse.common.version import __version__
@@ -68,7 +68,7 @@ def export(
         native.similarity_fn_name = model.similarity_fn_name
     with atomic_folder(target) as temporary:
         native.save(str(temporary), create_model_card=False)
-        seal_folder(
+        write_config(
             temporary,
             {
                 "format": FORMAT,

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.digests import seal_folder
+from sse.common.digests import write_config
 from sse.common.errors import UserError
 from sse.common.files import atomic_folder, write_json
 from sse.model.folder import FORMAT, Q4_REST, Q4_TABLE, ModelFolder, read_folder
@@ -112,7 +112,7 @@ def write_compact(
         shutil.copyfile(model.tokenizer, folder / "tokenizer.json")
         if model.settings:
             write_json(folder / "config_sentence_transformers.json", model.settings)
-        seal_folder(folder, config)
+        write_config(folder, config)
     return target
 
 

@@ -60,7 +60,7 @@ class Encoder:
         self.folder = Path(folder)
         self.threads = threads
         model = read_folder(self.folder, verify)
-        self._verified = verify and model.sealed
+        self._digests = model.digests
         self.norm = model.norm
         self._form = NORM_FORMS[self.norm]
         self._prefix_suffices = self._form.by_dimension
@@ -210,7 +210,7 @@ class Encoder:
             "prompts": self.prompts,
             "tokenizer": engine.name,
             "tokenizer_because": engine.reason,
-            "digests": "verified" if self._verified else "none",
+            "digests": self._digests,
             "pooling": "compiled" if self.table.compiled else "numpy",
         }
 
