@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sse.common.errors import UserError
 from sse.common.files import atomic_file
 from sse.model.folder import ModelFolder, read_folder
-from sse.model.norm_forms import LAYERNORM_EPS, NORMS, TINY, Diagonal, Standard
+from sse.model.norm_forms import LAYERNORM_EPS, NORM_FORMS, TINY, Diagonal, Standard
 from sse.model.quantise import truncate
 from sse.text.token_batch import Ragged
 
@@ -126,7 +126,7 @@ def _norm(node: Any, norm: str) -> tuple[list[Any], dict[str, Any]]:
         nodes.append(node(kind, [at, *others], [name], **attributes))
         return name
 
-    for step in NORMS[norm].steps:
+    for step in NORM_FORMS[norm].steps:
         if isinstance(step, Diagonal):
             at = add("Mul", step.scale)
             if step.shift is not None:

@@ -14,7 +14,6 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from sse.common.errors import UserError
-from sse.common.files import remove_abandoned
 from sse.training.processes import world
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -64,7 +63,6 @@ def find_checkpoint(folder: str, say: Callable[[str], None] = print) -> str | No
         UserError: there are checkpoints, and none is whole.
     """
     faults: list[tuple[Path, str]] = []
-    remove_abandoned(Path(folder) / "checkpoints" / BEST)  # it may never be written again
     for name in (LAST, PREVIOUS):
         path = Path(folder) / "checkpoints" / name
         if path.exists():
