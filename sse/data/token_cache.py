@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from sse.common.files import write_json
 from sse.data.pair_set import PairSet
-from sse.text.token_batch import Ragged
+from sse.text.token_batch import TokenBatch
 from sse.text.tokenizer import TextTokenizer
 
 FORMAT = 1  # raise it when what the files mean changes: old caches are then left alone
@@ -51,7 +51,7 @@ class TokenizedSet:
 
     name: str
     columns: tuple[str, ...]
-    tokens: tuple[Ragged, ...]
+    tokens: tuple[TokenBatch, ...]
     text_ids: NDArray[np.uint64]
 
     def __len__(self) -> int:
@@ -172,7 +172,7 @@ class _Build:
         columns = range(len(self.pair_set.columns))
         text_ids = _mapped(self.folder / "text_ids", np.dtype(np.uint64))
         tokens = [
-            Ragged(
+            TokenBatch(
                 _mapped(self.folder / f"ids_{column}", self.dtype),
                 _mapped(self.folder / f"offsets_{column}", np.dtype(np.int64)),
             )
