@@ -54,7 +54,8 @@ def concatenate(parts: Sequence[TokenBatch]) -> TokenBatch:
     if len(parts) == 1:
         return parts[0]
     ids = np.concatenate([part.ids for part in parts])
-    offsets = [parts[0].offsets]
-    for part in parts[1:]:
-        offsets.append(part.offsets[1:] + offsets[-1][-1])
+    offsets, end = [parts[0].offsets[:1]], 0
+    for part in parts:  # any of them may hold no text
+        offsets.append(part.offsets[1:] + end)
+        end += int(part.offsets[-1])
     return TokenBatch(ids, np.concatenate(offsets))
