@@ -253,8 +253,6 @@ def remarks(config: Namespace, batch: int) -> Iterator[str]:
             f"accumulation: {parts} x {batch:,} pairs a step, each with the negatives of its own "
             f"{batch:,} alone: more negatives need a larger --data.batch_size"
         )
-    if config.ema and config.model.optimizer == "lazy_adam":
-        yield "lazy_adam: --ema reads every row at every step, so it saves nothing here"
 
 
 def quiet() -> None:

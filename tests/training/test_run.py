@@ -112,6 +112,7 @@ def test_repeated_texts_are_masked_where_the_sampler_allows_them(options, tmp_pa
         (["--out=/proc/nowhere/run"], "/proc/nowhere"),
         (["--data.tokenizer=nowhere.json"], "nowhere.json"),
         (["--model.schedule=step"], "'step'"),
+        (["--model.optimizer=lazy_adam"], "lazy_adam has left: give adam"),
         (["--eval.beir=[nowhere]"], "nowhere"),
         (["--model.matryoshka_dims=[32,8]", "--model.matryoshka_weights=[1]"], "weights"),
     ],
