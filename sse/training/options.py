@@ -24,7 +24,6 @@ from sse.common.errors import UserError
 from sse.data.datamodule import SSEDataModule
 from sse.evaluation.collection import Collection, load_beir
 from sse.evaluation.nanobeir import load_nanobeir
-from sse.loss.memory import check_memory
 from sse.training import processes as distributed
 from sse.training.allocator import keep_freed_memory
 from sse.training.callbacks import callbacks
@@ -126,7 +125,6 @@ class TrainCLI(LightningCLI):
         self.collections: list[Collection] = []
         distributed.agree(self.read_collections)
         distributed.in_turn(lambda: self.datamodule.build(say, self.shared))
-        distributed.agree(self._check_memory)
         self.model.build(self.datamodule.tokenizer)
         distributed.agree(self.model.shard)
 
@@ -190,14 +188,6 @@ class TrainCLI(LightningCLI):
         elif config.diagnostics:  # first: it measures before the others save or average
             ours.insert(0, Diagnostics(folder / "diagnostics.parquet", config.diagnostics))
         return [*ours, *(self.config_init.trainer.callbacks or [])]
-
-    def _check_memory(self) -> None:
-        """Refuse a batch whose loss does not fit, before anything is trained."""
-        data, accelerator = self.datamodule, str(self.config.trainer.accelerator)
-        cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
-        columns = max(len(s.tokens) for s in data.sets)
-        pairs = data.hparams.batch_size
-        check_memory(pairs, columns, self.model.dims, cuda, distributed.world())
 
     def length(self) -> tuple[int, int]:
         """Batches of the first epoch, and epochs; the data must have been built."""

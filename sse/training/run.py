@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from sse.common.errors import one_line
+from sse.common.errors import UserError, one_line
 from sse.common.files import atomic_file, write_json
 from sse.common.signals import stopped_with
 from sse.data.batch_plan import Batch
@@ -55,7 +55,13 @@ def main(args: Sequence[str] | None = None, shared: dict[str, Any] | None = None
             recipe.out = recipe.resume = None
             temporary.write_text(cli.parser.dump(recipe, skip_link_targets=True), "utf-8")
     ready = time.perf_counter()
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        size = cli.datamodule.hparams.batch_size
+        raise UserError(f"out of memory: lower --data.batch_size ({size:,})") from error
     trained = time.perf_counter()
     cli.model.whole()
     distributed.leave()

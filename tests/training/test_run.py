@@ -13,7 +13,7 @@ import sse
 from sse.common.errors import UserError
 from sse.data.split import hold_out, train_rows
 from sse.model.norms import NORMS
-from sse.training.module import own_positive_ndcg
+from sse.training.module import SSEModule, own_positive_ndcg
 from sse.training.run import main
 from tests.helpers.training_runs import make_options, same, weights
 
@@ -165,6 +165,15 @@ def test_the_loss_is_logged_every_so_many_steps(options, tmp_path, every):
     steps = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert len(losses) == (steps // every if every else 0)
     assert all(row["train/pairs_per_second"] for row in losses)
+
+
+def test_a_batch_that_does_not_fit_ends_in_one_line(options, tmp_path, monkeypatch):
+    def huge(self, batch):
+        torch.empty(10**15)
+
+    monkeypatch.setattr(SSEModule, "pool", huge)
+    with pytest.raises(UserError, match=r"out of memory: lower --data.batch_size \(32\)"):
+        main([*options, f"--out={tmp_path / 'run'}", "--eval.times=0"])
 
 
 def test_an_existing_run_is_never_overwritten(options, tmp_path):
