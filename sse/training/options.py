@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,6 @@ from sse.training.checkpoints import WholeCheckpoints
 from sse.training.diagnostics_callback import Diagnostics
 from sse.training.module import SSEModule
 from sse.training.processes import say
-from sse.training.profile import Stages
 from sse.training.resume import arguments_of, check_resumed, flat
 from sse.training.run_folder import check_options, log_version, not_started, run_folder
 
@@ -96,7 +96,7 @@ class TrainCLI(LightningCLI):
             "--profile",
             action=ActionYesNo(no_prefix="no_"),
             default=False,
-            help="measure each stage of training: DIR/profile.json, DIR/profile.png",
+            help=SUPPRESS,  # it has left; config.yaml of older runs has it
         )
         parser.add_class_arguments(EvalOptions, "eval")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
@@ -163,8 +163,6 @@ class TrainCLI(LightningCLI):
                 TensorBoardLogger(folder, "tensorboard", version=""),
                 CSVLogger(folder, "logs", version=log_version(folder)),
             ]
-        if config.profile:
-            kwargs["profiler"] = Stages()
         kwargs["plugins"] = [WholeCheckpoints(), *(self.config_init.trainer.plugins or [])]
         found = distributed.environment()
         kwargs["strategy"] = distributed.Processes(found) if found else "auto"

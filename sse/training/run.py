@@ -3,7 +3,6 @@
 DIR/config.yaml     every option, enough to run it again
 DIR/checkpoints/    last.ckpt (resume from it), previous.ckpt (the one before), best.ckpt
 DIR/tensorboard/    logs; DIR/logs/metrics.csv the same as a table
-DIR/profile.json    with --profile: the share of each stage; DIR/profile.png
 DIR/diagnostics.parquet  does the gate saturate? See sse.training.diagnostics
 DIR/metrics.json    quality of the trained model, the untrained one and BM25; speed; versions
 DIR/model/          the folder that sentence-transformers loads
@@ -34,7 +33,6 @@ from sse.training.callbacks import Throughput
 from sse.training.checkpoints import LastCheckpoint
 from sse.training.options import TrainCLI, make_cli
 from sse.training.processes import say
-from sse.training.profile import report
 from sse.training.resume import check_checkpoint, find_checkpoint
 
 
@@ -67,8 +65,6 @@ def main(args: Sequence[str] | None = None, shared: dict[str, Any] | None = None
     distributed.leave()
     if not cli.trainer.is_global_zero:
         return {}
-    if cli.config.profile:
-        say(report(cli.trainer, cli.model, cli.folder))
     with stopped_with(lambda: f"go on with --resume {cli.folder}"):
         facts = finish(cli, trained - ready)
         facts["times"] = {

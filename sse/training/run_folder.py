@@ -44,6 +44,8 @@ def check_options(config: Namespace) -> None:
         raise UserError(f"--ema {config.ema}: give a decay from 0 (none) to below 1, as 0.999")
     if config.diagnostics < 0:
         raise UserError(f"--diagnostics {config.diagnostics}: give a number of steps, or 0")
+    if config.profile:
+        raise UserError("--profile has left: use --trainer.profiler simple")
     if config.checkpoint_minutes < 0:
         raise UserError(f"--checkpoint_minutes {config.checkpoint_minutes}: give at least 0")
     trainer, found = config.trainer, distributed.environment()

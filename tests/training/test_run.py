@@ -108,6 +108,7 @@ def test_repeated_texts_are_masked_where_the_sampler_allows_them(options, tmp_pa
         (["--data.batches=random"], "round_robin"),
         (["--model.dim=-5"], "--model.dim"),
         (["--ema=2"], "--ema"),
+        (["--profile"], "use --trainer.profiler simple"),
         (["--trainer.accelerator=mps"], "--trainer"),
         (["--out=/proc/nowhere/run"], "/proc/nowhere"),
         (["--data.tokenizer=nowhere.json"], "nowhere.json"),
@@ -140,6 +141,7 @@ def test_bad_options_are_one_clear_line_and_leave_no_run(
         ["--model.symmetric=true", "--model.matryoshka_dims=[16, 32]"],
         ["--data.batches=round_robin", "--data.max_tokens=4"],
         ["--data.holdout=0"],
+        ["--trainer.profiler=simple"],
     ],
 )
 def test_the_trainers_usual_options_work(options, tmp_path, extra):
