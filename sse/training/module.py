@@ -86,6 +86,11 @@ class SSEModule(L.LightningModule):
         self._heldout: list[Tensor] = []
         self.shards: Shards | None = None
 
+    @property
+    def monitor(self) -> str:
+        """The logged value whose maximum marks the best checkpoint."""
+        return f"val/ndcg@10_{self.dims[0]}d"
+
     def build(self, tokenizer: TextTokenizer) -> None:
         """Make the table once the vocabulary is known."""
         self.model = self.untrained(tokenizer)
