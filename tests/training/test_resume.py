@@ -223,8 +223,8 @@ def stop_amid_data(rank):
 
 
 def stop_amid_final_evaluation(rank):
-    old = sse.training.run.finish
-    sse.training.run.finish = lambda *rest: terminate() or old(*rest)
+    old = sse.training.run.evaluate
+    sse.training.run.evaluate = lambda *rest: terminate() or old(*rest)
 
 
 def terminate():
