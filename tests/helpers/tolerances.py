@@ -50,39 +50,49 @@ def assert_within(family, got, expected, tolerance):
     assert ratio <= 1, f"{family}: error is {ratio:.3g} of its tolerance"  # a NaN fails too
 
 
-def through(function, *inputs):
-    """A step of a computation: its value at `inputs`, rows of (value, terms) in float64, and terms.
+def through(function, x, *parameters):
+    """A step of a computation, row by row: its value in float64, and the terms of its rounding.
 
-    An input's error passes with the absolute Jacobian; the step's own rounding adds |value|.
+    Each argument is (value, terms), x's (B, D), a parameter's flat. An input's terms pass with the
+    absolute Jacobian; the step's own rounding adds |value|.
     """
-    values = [value for value, _ in inputs]
-    out = function(*values)
-    jacobians = torch.func.jacrev(function, tuple(range(len(values))))(*values)
-    passed = sum(j.abs() @ terms for j, (_, terms) in zip(jacobians, inputs, strict=True))
-    return out, torch.nan_to_num(passed, 0.0, 0.0) + out.abs()
+    values = [value for value, _ in (x, *parameters)]
+    which = tuple(range(len(values)))
+    dims = (0, *[None] * len(parameters))
+    out = torch.func.vmap(function, dims)(*values)
+    jacobians = torch.func.vmap(torch.func.jacrev(function, which), dims)(*values)
+    passed = (jacobians[0].abs() @ x[1][:, :, None])[:, :, 0]
+    passed = passed + sum(j.abs() @ t for j, (_, t) in zip(jacobians[1:], parameters, strict=True))
+    return out, torch.nan_to_num(passed, 0.0, 0.0) + out.abs()  # x = 0 may have no Jacobian
 
 
-def text_terms(rows, norm, normalize=True, dim=None):
-    """A text's vector in float64 from its table rows (n, D), and the terms of its rounding (D,).
+def text_vectors(model, texts, normalize=True, dim=None):
+    """Vectors of an SSE module in float64, (B, D), and their tolerances in float32.
 
-    Mean, norm, prefix of `dim`, unit length: the four steps of every encoder.
+    The four steps of every encoder: mean of rows, norm, prefix of `dim`, unit length. Equal rows
+    round alike, so n rows of m different ones count as n / sqrt(m) in place of sqrt(n).
     """
-    norm = copy.deepcopy(norm).double()
-    rows = rows.double()
-    n = max(len(rows), 1)
+    norm, table = copy.deepcopy(model.norm).double(), model.embedding.weight.detach().double()
+    batch = model.text_tokenizer.encode(texts)
+    bags = [table[batch[i].astype("int64")] for i in range(len(texts))]
+    mean = torch.stack([rows.sum(0) / max(len(rows), 1) for rows in bags])
+    counts = [
+        len(rows) / max(len(rows.unique(dim=0)), 1) ** 0.5 if len(rows) else 0 for rows in bags
+    ]
+    size = torch.stack([rows.abs().sum(0) / max(len(rows), 1) for rows in bags])
+    size = size * (1 + torch.tensor(counts)[:, None] / OPERATIONS)
     parameters = {name: p.detach() for name, p in norm.named_parameters()}
-    state = [(p.reshape(-1), p.abs().reshape(-1)) for p in parameters.values()]
 
     def apply(x, *flat):
-        own = {k: f.reshape(p.shape) for (k, p), f in zip(parameters.items(), flat, strict=True)}
+        own = {k: f.view(p.shape) for (k, p), f in zip(parameters.items(), flat, strict=True)}
         return torch.func.functional_call(norm, own, (x[None],))[0]
 
-    step = (rows.sum(0) / n, rows.abs().sum(0) / n * (1 + n**0.5 / OPERATIONS))
-    value, terms = through(apply, step, *state)
-    value, terms = value[:dim], terms[:dim]
+    flat = [p.reshape(-1) for p in parameters.values()]
+    value, terms = through(apply, (mean, size), *((f, f.abs()) for f in flat))
+    value, terms = value[:, :dim], terms[:, :dim]
     if normalize:
         value, terms = through(lambda x: x / x.norm().clamp(min=1e-12), (value, terms))
-    return value, terms
+    return value, rounding(terms, torch.float32)
 
 
 def contrastive_bounds(query, documents, dims, weights=None, scale=20.0, symmetric=False,
