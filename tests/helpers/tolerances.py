@@ -112,6 +112,7 @@ def contrastive_bounds(query, documents, dims, weights=None, scale=20.0, symmetr
     own[torch.arange(b), first + torch.arange(b)] = True
     kept = ~excluded if excluded is not None else torch.ones(b, m, dtype=torch.bool)
     loss, of_q, of_d = 0.0, torch.zeros_like(q), torch.zeros_like(d)
+    least = torch.finfo(dtype).tiny / eps(dtype)  # a p below the normals may become 0
     narrow = 1 if products is None else eps(products) / eps(dtype)
     for dim, weight in zip(dims, weights or [1.0] * len(dims), strict=True):
         lengths = [x[:, :dim].norm(dim=1, keepdim=True).clamp(min=1e-12) for x in (q, d)]
@@ -127,7 +128,8 @@ def contrastive_bounds(query, documents, dims, weights=None, scale=20.0, symmetr
             p = (masked - lse).exp()
             target = (1 - label_smoothing) * o + label_smoothing * k / k.sum(1, keepdim=True)
             lse_off = (p * scale * cc).sum(1, keepdim=True) + lse.abs()
-            p_off = p * (scale * cc + lse_off + torch.where(k, s - lse, 0).abs() + 1) + target
+            p_off = p * (scale * cc + lse_off + torch.where(k, s - lse, 0).abs() + 1)
+            p_off = p_off + target + least * k
             mean = (lse_off + (target * (scale * cc + s.abs())).sum(1, keepdim=True)).mean()
             loss = loss + weight / len(ways) * mean
             place = (slice(None), slice(0, s.shape[1])) if not way else (slice(None), slice(0, b))
