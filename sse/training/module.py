@@ -7,19 +7,19 @@ import math
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from sse_kernels.table_grad import TableGrad
 from torch import Tensor
 
 from sse.common.errors import UserError
+from sse.evaluation.retrieval_metric import RetrievalMetric, rank_own
 from sse.loss.matryoshka import check_dims, check_smoothing, matryoshka_loss
 from sse.model.model import SSE
 from sse.model.norms import check_norm
 from sse.text.tokenizer import TextTokenizer
 from sse.training.column_parallel import Shards
 from sse.training.optimizer import check_optimizer, make_optimizer, make_schedule
-from sse.training.processes import everywhere, from_first, rank, total, world
+from sse.training.processes import everywhere, rank, total, world
 
 PUBLISHED_DIMS = (512, 256, 128, 64, 32)
 
@@ -84,6 +84,9 @@ class SSEModule(L.LightningModule):
         check_smoothing(label_smoothing)
         check_optimizer(optimizer, schedule, warmup)
         self._heldout: list[Tensor] = []
+        self.validation = torch.nn.ModuleDict(
+            {f"ndcg@10_{d}d": RetrievalMetric("ndcg@10") for d in (self.dims[0], self.dims[-1])}
+        )
         self.shards: Shards | None = None
 
     @property
@@ -217,22 +220,24 @@ class SSEModule(L.LightningModule):
             self.shards.own_checkpoint(checkpoint)
 
     def validation_step(self, batch: dict[str, Any], step: int) -> None:
-        """Collect the held-out pairs' vectors."""
+        """Collect the held-out pairs' vectors: a query is ranked against all of them."""
         self._heldout.append(self.pool(batch).float().cpu())
 
     def on_validation_epoch_end(self) -> None:
-        """nDCG@10 of each held-out anchor's own positive among all held-out positives."""
+        """nDCG@10 of each held-out anchor's own positive among all held-out positives.
+
+        Every process has all vectors and ranks its own queries; the metric adds the parts up.
+        """
         if not self._heldout:
             return
         halves = [vectors.chunk(2) for vectors in self._heldout]
         self._heldout = []
         anchors, positives = (torch.cat(side) for side in zip(*halves, strict=True))
-        dims = (self.dims[0], self.dims[-1])
-        values = from_first(
-            lambda: [own_positive_ndcg(anchors[:, :d], positives[:, :d]) for d in dims]
-        )
-        for dim, value in zip(dims, values, strict=True):
-            self.log(f"val/ndcg@10_{dim}d", value)
+        own = own_rows(len(anchors), rank(), world())
+        for dim in dict.fromkeys((self.dims[0], self.dims[-1])):
+            metric = self.validation[name := f"ndcg@10_{dim}d"]
+            metric.update(*rank_own(anchors[own, :dim], positives[:, :dim], own.start))
+            self.log(f"val/{name}", metric)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam and a schedule by step."""
@@ -244,19 +249,6 @@ class SSEModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-
-def own_positive_ndcg(anchors: Tensor, positives: Tensor) -> float:
-    """Mean nDCG@10 with one relevant document a query: 1 / log2(rank + 1) within the first ten.
-
-    Args:
-        anchors: (n, d).
-        positives: (n, d); row i answers anchor i. Ties rank pessimistically.
-    """
-    scores = torch.nn.functional.normalize(anchors) @ torch.nn.functional.normalize(positives).T
-    rank = (scores >= scores.diagonal()[:, None]).sum(1).double()
-    gain = torch.where(rank <= 10, 1 / torch.log2(rank + 1), 0.0)
-    return float(np.mean(gain.numpy()))
 
 
 def logs_at(step: int, trainer: L.Trainer) -> bool:
