@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sse.common.errors import UserError
 from sse.evaluation.retrieval_metric import RetrievalMetric, rank_own
-from sse.loss.matryoshka import check_dims, check_smoothing, matryoshka_loss
+from sse.loss.matryoshka import check_prefixes, check_smoothing, matryoshka_loss
 from sse.model.model import SSE
 from sse.model.norms import check_norm
 from sse.text.tokenizer import TextTokenizer
@@ -35,7 +35,7 @@ class SSEModule(L.LightningModule):
         alpha_init: first value of alpha, in the dyt family and hardtanh.
         table_std: standard deviation of the table's start.
         matryoshka_dims: prefixes trained; null for 512, 256, 128, 64, 32 as far as `dim` reaches.
-        matryoshka_weights: one weight a dim; null for 1 each.
+        matryoshka_weights: one weight per dim; null for 1 each.
         scale: inverse temperature of the cosine.
         symmetric: also train document -> query.
         label_smoothing: share of the target spread evenly over a batch's candidates, 0 to below 1.
@@ -76,9 +76,9 @@ class SSEModule(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         if dim < 1:
-            raise UserError(f"dim is {dim} (--model.dim): give at least 1")
+            raise UserError(f"`dim` is {dim}: give at least 1")
         default = [d for d in PUBLISHED_DIMS if d < dim]
-        self.dims = check_dims(matryoshka_dims or [dim, *default], dim)
+        self.dims = check_prefixes(matryoshka_dims or [dim, *default], dim)
         self.weights = _weights(self.dims, matryoshka_dims, matryoshka_weights)
         check_norm(norm)
         check_smoothing(label_smoothing)
@@ -176,8 +176,8 @@ class SSEModule(L.LightningModule):
     def _report(self, loss: Tensor, pairs: int) -> None:
         """Log the batch's loss over all processes and stop at the first NaN.
 
-        Lightning is told of it only where it writes it down: telling it is not free. On a GPU a
-        value is looked at only where it is fetched anyway: it would wait.
+        It is logged only where Lightning writes it down, since logging is not free. On a GPU a
+        value is looked at only where it is fetched anyway, since looking waits for the device.
         """
         loss = total(loss.detach())
         logged = self.global_step == 0 or logs_at(self.global_step + 1, self.trainer)
@@ -188,7 +188,7 @@ class SSEModule(L.LightningModule):
             raise everywhere(
                 UserError(
                     f"the loss is {loss.item()} at {where}: "
-                    f"lower --model.lr ({self.hparams.lr}) or --model.scale ({self.hparams.scale})"
+                    f"lower `lr` ({self.hparams.lr}) or `scale` ({self.hparams.scale})"
                 )
             )
 
@@ -263,16 +263,16 @@ def own_rows(pairs: int, rank: int, world: int) -> slice:
 
 
 def _weights(
-    dims: tuple[int, ...], given_dims: list[int] | None, weights: list[float] | None
+    dims: tuple[int, ...], in_order: list[int] | None, weights: list[float] | None
 ) -> list[float]:
     """The weights in the order of `dims`, which is sorted."""
     if weights is None:
         return [1.0] * len(dims)
-    given = given_dims or list(dims)
-    if len(weights) != len(given):
+    listed = in_order or list(dims)
+    if len(weights) != len(listed):
         raise UserError(
-            f"{len(weights)} matryoshka weights for {len(given)} dims "
-            f"({given}): give one weight a dim (--model.matryoshka_weights)"
+            f"`matryoshka_weights` has {len(weights)} weights for {len(listed)} dims ({listed}): "
+            "give one weight per dim"
         )
-    by_dim = dict(zip(given, weights, strict=True))
+    by_dim = dict(zip(listed, weights, strict=True))
     return [by_dim[d] for d in dims]

@@ -140,7 +140,7 @@ def _at(rank, step, action, ranks):
     ("extra", "words"),
     [
         (["--data.batch_size=1000"], "make no batch of 2000"),
-        (["--model.dim=1", "--model.matryoshka_dims=[1]"], "model.dim 1 over 2 processes"),
+        (["--model.dim=1", "--model.matryoshka_dims=[1]"], "--model.dim is 1, over 2 processes"),
         (["--model.norm=batchnorm"], "'batchnorm'"),
         (["--trainer.num_nodes=2"], "2 processes were started"),
         (["--trainer.precision=16-mixed"], "bf16-mixed"),
