@@ -150,7 +150,7 @@ def _qrels(path: Path, queries: dict[str, str], corpus: dict[str, str], queries_
     empty = True
     with open_bytes(path) as file:
         for number, line in or_raise(numbered(file, str(path))):
-            if line.isspace():
+            if not line.strip():
                 continue
             first, empty = empty, False
             try:

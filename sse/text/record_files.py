@@ -150,9 +150,6 @@ def numbered(file: IO[bytes], name: str) -> Iterator[tuple[int, str] | Fault]:
                 reason = f"not UTF-8 (byte {byte:#x}): not a text file, or convert it with iconv"
                 yield _bad_line(name, number, reason, line)
                 continue
-            if "\0" in text:
-                yield _bad_line(name, number, "holds a zero byte: not a text file", line)
-                continue
             yield number, text
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadFile(name, f"a broken gzip after line {number} ({error})") from None

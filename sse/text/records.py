@@ -97,14 +97,14 @@ def _line_records(
 
     with open_bytes(source) as file:
         lines = numbered(file, name)
-        found: Iterator[Any]
+        items: Iterator[Any]
         if form == "lines":
-            found = _plain(lines)
+            items = _plain(lines, name)
         elif form == "jsonl":
-            found = json_records(lines, name, check)
+            items = json_records(lines, name, check)
         else:
-            found = csv_records(lines, name, check, "\t" if form == "tsv" else ",")
-        for item in found:
+            items = csv_records(lines, name, check, "\t" if form == "tsv" else ",")
+        for item in items:
             if isinstance(item, Fault):
                 yield item
             else:
@@ -112,9 +112,14 @@ def _line_records(
                 yield Record(text, f"{name}:{number}", kept)
 
 
-def _plain(lines: Lines) -> Checked[tuple[str, dict[str, Any]]]:
+def _plain(lines: Lines, name: str) -> Checked[tuple[str, dict[str, Any]]]:
     for item in lines:
-        yield item if isinstance(item, Fault) else (item[0], (item[1].rstrip("\r\n"), {}))
+        if isinstance(item, Fault):
+            yield item
+        elif "\0" in item[1]:
+            yield Fault(name, "line", item[0], "holds a zero byte: not a text file")
+        else:
+            yield item[0], (item[1].rstrip("\r\n"), {})
 
 
 def _parquet_records(
@@ -151,7 +156,7 @@ def json_records(lines: Lines, name: str, check: Check[T]) -> Checked[T]:
             yield item
             continue
         number, line = item
-        if line.isspace():
+        if not line.strip():
             continue
         try:
             result = check(_object(line))
