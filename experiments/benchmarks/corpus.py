@@ -1,16 +1,14 @@
-"""The rate of sharded encoding on Ray against the plain encoder's, and what it means at scale.
+"""The rate of sharded encoding on Ray against the plain encoder's.
 
     python -m experiments.benchmarks.corpus [--model DIR] [--texts N] [--rounds N]
-    python -m experiments.benchmarks.corpus --plan 1e9 --results runs/bench-cluster/bench.json >
-        docs/encode-a-corpus.md
 
     encoder     Encoder.encode of texts in memory, all cores
     sse encode  the command, JSON lines to one parquet file, its start included
-    ray         experiments/encode_corpus.py, JSON lines to shards, its start included
+    ray         experiments/encode_corpus.py, a folder of JSON lines to shards, its start included
     ray worker  the same without the start: texts by the seconds its workers worked
 
 Every round runs each once, in another order, on the same texts; all differ from each other.
-Figures are texts a second and core, medians over rounds; ratios are medians of each round's ratio.
+Figures are texts per second and core, medians over rounds; ratios are medians of the rounds'.
 Without --model, one is made with a random table: speed does not depend on the values.
 """
 
@@ -34,7 +32,6 @@ from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import write_json
 from sse.serving.encoder import Encoder
-from sse.serving.scale import document
 from sse.serving.threads import cores
 
 CLUSTER = "import sys; from sse.cli.encode_corpus import main; sys.exit(main(sys.argv[1:]))"
@@ -43,23 +40,15 @@ PLAIN = "import sys; from sse.cli.main import main; sys.exit(main(sys.argv[1:]))
 
 @one_line
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print the table, write JSON; or print the plan."""
+    """Measure, print the table, write JSON."""
     parser = Parser(prog="python -m experiments.benchmarks.corpus", description=__doc__)
     add = parser.add_argument
     add("--model", metavar="DIR", help="a model folder (default: random)")
     add("--texts", type=int, default=400_000)
     add("--rounds", type=int, default=3)
-    add("--shard-rows", type=int, default=50_000)
+    add("--shard-rows", type=int, default=50_000, help="texts per file, and so per shard")
     add("--out", default="runs/bench-cluster", metavar="FOLDER", help="for bench.json")
-    add("--plan", type=float, metavar="TEXTS", help="print the plan for so many texts")
-    add("--results", metavar="FILE", help="the bench.json that the plan rests on")
     args = parser.parse_args(arguments)
-    if args.plan:
-        if not args.results or not Path(args.results).is_file():
-            raise UserError("--plan rests on measured rates: give --results BENCH_JSON")
-        results = json.loads(Path(args.results).read_text("utf-8"))
-        print(document(int(args.plan), results))  # noqa: T201
-        return
     if min(args.texts, args.rounds, args.shard_rows) < 1:
         raise UserError("--texts, --rounds, --shard-rows: give at least 1")
     with tempfile.TemporaryDirectory() as temporary:
@@ -72,11 +61,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def measure(args: Any, work: Path) -> dict[str, Any]:
-    """Rates, one value a round, with the sizes that a plan needs."""
-    texts, source = texts_of(args.texts), work / "corpus.jsonl"
-    with open(source, "w", encoding="utf-8") as file:
-        for number, text in enumerate(texts):
-            file.write(json.dumps({"id": number, "text": text}, ensure_ascii=False) + "\n")
+    """Rates, one value per round, and bytes per text."""
+    texts, source, folder = texts_of(args.texts), work / "corpus.jsonl", work / "corpus"
+    lines = [
+        json.dumps({"id": number, "text": text}, ensure_ascii=False) + "\n"
+        for number, text in enumerate(texts)
+    ]
+    source.write_text("".join(lines), "utf-8")
+    folder.mkdir()
+    for first in range(0, len(lines), args.shard_rows):
+        part = "".join(lines[first : first + args.shard_rows])
+        (folder / f"{first:09d}.jsonl").write_text(part, "utf-8")
     model = args.model or str(random_model(work, texts[:20_000]))
     encoder, out = Encoder(model), work / "shards"
     encoder.encode(texts[:4096])
@@ -99,10 +94,9 @@ def measure(args: Any, work: Path) -> dict[str, Any]:
 
     def ray() -> None:
         subprocess.run(["rm", "-rf", out], check=True)
-        options = ["--shard_rows", args.shard_rows, "--json"]
-        seconds, told = _timed(CLUSTER, [source, out, "-m", model, *options])
+        seconds, summary = _timed(CLUSTER, [folder, out, "-m", model, "--json"])
         keep("ray", seconds)
-        keep("ray worker", json.loads(told)["worker_seconds"] / used)
+        keep("ray worker", json.loads(summary)["worker_seconds"] / used)
 
     turns: list[Callable[[], None]] = [plain, command, ray]
     for number in range(args.rounds):
