@@ -44,7 +44,15 @@ def measure(setting):
         ratios = Path(folder) / "ratios"
         environment = {**os.environ, **threads, **setting, "SSE_RATIOS": str(ratios)}
         for files, more in ((TESTS, {}), (INTERPRETED, {"TRITON_INTERPRET": "1"})):
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "--continue-on-collection-errors",
+            ]
             command += ["--noconftest"] if more else []
             done = subprocess.run(
                 [*command, *(str(ROOT / file) for file in files)],

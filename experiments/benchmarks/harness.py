@@ -144,7 +144,12 @@ def figure(path: Path, panels: dict[str, dict[str, dict[str, float]]], log: bool
             own = panel.get(one, {})
             places = [names.index(n) + (number - (len(series) - 1) / 2) * width for n in own]
             bars = axis.barh(places, list(own.values()), width, label=one, color=f"C{number}")
-            axis.bar_label(bars, [f"{v:,.3g}" for v in own.values()], padding=2, fontsize=7)
+            axis.bar_label(
+                bars,
+                [f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for v in own.values()],
+                padding=2,
+                fontsize=7,
+            )
         axis.set(title=title, xscale="log" if log else "linear")
         axis.set_yticks(range(len(names)), names)
         axis.margins(x=0.15)
