@@ -5,7 +5,7 @@ python experiments/compare.py OUT --by model.norm --reference none [--within dat
 
 import sys
 
-from sse.cli.compare import run
+from sse.cli.main import script
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(script("sse.cli.compare"))

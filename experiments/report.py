@@ -5,7 +5,7 @@ python experiments/report.py [--results OUT] [--out runs/report.html]
 
 import sys
 
-from sse.analysis.notebooks import run
+from sse.cli.main import script
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(script("sse.analysis.notebooks"))

@@ -5,7 +5,7 @@ See --help; a sweep's file is described in sse/sweeps/grid.py, its tables in sse
 
 import sys
 
-from sse.cli.sweep import run
+from sse.cli.main import script
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(script("sse.cli.sweep"))

@@ -2,7 +2,7 @@
 
 import sys
 
-from sse.training.run import run
+from sse.cli.main import script
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(script("sse.training.run"))

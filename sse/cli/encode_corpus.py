@@ -28,7 +28,7 @@ from typing import Any
 import pyarrow as pa
 
 from sse.common.arguments import Parser
-from sse.common.errors import Stopped, UserError, one_line
+from sse.common.errors import MissingExtra, Stopped, UserError, one_line
 from sse.common.ray_session import ray_session
 from sse.serving.corpus_files import PLACES, Columns, InputFile, Piece, find_files, parquet_types
 from sse.serving.encoder import Encoder
@@ -52,7 +52,6 @@ except ImportError:  # not a POSIX system: nothing then keeps two runs apart
     fcntl = None  # type: ignore[assignment]
 
 REJECTED_EXIT = 3
-INSTALL = "pip install 'stable-static-embedding[cluster]'"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,7 +100,7 @@ def encode_corpus(args: argparse.Namespace) -> dict[str, Any]:
         Stopped: by Ctrl-C or SIGTERM, with whole shards left.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UserError(f"Ray is not installed: {INSTALL}; or use `sse encode` on one machine")
+        raise MissingExtra("ray")
     if args.shard_rows < 1 or (args.workers is not None and args.workers < 1):
         raise UserError("--shard_rows and --workers: give at least 1")
     store = Store(args.target)

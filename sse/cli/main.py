@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
@@ -20,13 +21,13 @@ from sse.common.signals import stopped_by_signals
 from sse.common.version import __version__
 
 COMMANDS = {
-    "train": ("sse.cli.model", "train a model (needs torch)"),
+    "train": ("sse.cli.model", "train a model (extra `train`)"),
     "encode": ("sse.cli.encode", "texts of a file to vectors"),
-    "evaluate": ("sse.cli.model", "retrieval quality of a model on collections (needs torch)"),
+    "evaluate": ("sse.cli.model", "retrieval quality of a model on collections (extra `train`)"),
     "export": ("sse.cli.model", "write a model as a portable, smaller or ONNX one"),
     "info": ("sse.cli.model", "what a model folder holds and what will run it"),
     "index": ("sse.cli.search", "texts to one searchable file"),
-    "search": ("sse.cli.search", "search such a file, once or interactively"),
+    "search": ("sse.cli.search", "search such a file, once or interactively (extra `search`)"),
 }
 EXAMPLES = """examples:
   sse encode corpus.jsonl vectors.parquet -m model
@@ -46,11 +47,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = arguments[0] if arguments else "--help"
     try:
         if name == "train":  # its options are the trainer's own
-            return import_module("sse.training.run").run(arguments[1:])
+            return script("sse.training.run", arguments[1:])
         return _command(name, arguments[1:])
     except BrokenPipeError:  # `sse ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def script(module: str, arguments: Sequence[str] | None = None) -> int:
+    """Exit code of `module.run(arguments)`; a missing extra is one line and code 2."""
+    loaded: list[Any] = []
+    code = one_line(lambda: loaded.append(import_module(module)))()
+    return code or int(loaded[0].run(arguments))
 
 
 @one_line
