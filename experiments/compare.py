@@ -5,7 +5,10 @@ python experiments/compare.py OUT --by model.norm --reference none [--within dat
 
 import sys
 
-from sse.cli.main import script
+from sse.common.errors import script_imports
+
+with script_imports():
+    from sse.cli.compare import run
 
 if __name__ == "__main__":
-    sys.exit(script("sse.cli.compare"))
+    sys.exit(run())

@@ -5,7 +5,10 @@ See --help; a sweep's file is described in sse/sweeps/grid.py, its tables in sse
 
 import sys
 
-from sse.cli.main import script
+from sse.common.errors import script_imports
+
+with script_imports():
+    from sse.cli.sweep import run
 
 if __name__ == "__main__":
-    sys.exit(script("sse.cli.sweep"))
+    sys.exit(run())

@@ -2,8 +2,7 @@
 
 Each command's module is imported when it is asked for, so `sse --help` and `sse encode` start
 without torch. Exit codes are those of `sse.common.errors.one_line`: 0 success, 1 a full disk, 2
-bad input,
-130 Ctrl-C.
+bad input or a missing extra, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
 
 from sse.common.arguments import Parser
-from sse.common.errors import UserError, one_line
+from sse.common.errors import UserError, one_line, script_imports
 from sse.common.signals import stopped_by_signals
 from sse.common.version import __version__
 
@@ -47,18 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = arguments[0] if arguments else "--help"
     try:
         if name == "train":  # its options are the trainer's own
-            return script("sse.training.run", arguments[1:])
+            with script_imports():
+                from sse.training.run import run
+            return run(arguments[1:])
         return _command(name, arguments[1:])
     except BrokenPipeError:  # `sse ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-def script(module: str, arguments: Sequence[str] | None = None) -> int:
-    """Exit code of `module.run(arguments)`; a missing extra is one line and code 2."""
-    loaded: list[Any] = []
-    code = one_line(lambda: loaded.append(import_module(module)))()
-    return code or int(loaded[0].run(arguments))
 
 
 @one_line

@@ -104,7 +104,7 @@ def test_the_core_encodes_what_this_environment_does(core, folder, tmp_path):
     mine = sse.Encoder(folder).encode(TEXTS)
     theirs, file = vectors(core / "python", folder, tmp_path / "vectors.npy")
     assert not file.is_relative_to(ROOT)
-    np.testing.assert_allclose(theirs, mine, rtol=0, atol=0 if table._pool else 1e-6)
+    np.testing.assert_allclose(theirs, mine, rtol=0, atol=0 if table._table else 1e-6)
 
 
 def test_without_a_compiler_the_package_builds_and_encodes(built, core, folder, tmp_path):
