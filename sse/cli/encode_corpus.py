@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sse.common.arguments import Parser
-from sse.common.errors import Stopped, UserError, one_line
+from sse.common.errors import MissingExtra, Stopped, UserError, one_line
 from sse.common.ray_session import ray_session
 from sse.common.signals import interrupt_on_sigterm
 from sse.serving.corpus_batches import find_columns
@@ -33,7 +33,6 @@ from sse.serving.shards import PRECISIONS, REJECTED, Job, Store, shard_name, sha
 from sse.serving.threads import cores
 
 REJECTED_EXIT = 3
-INSTALL = "pip install 'stable-static-embedding[cluster]'"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +89,7 @@ def encode_corpus(args: argparse.Namespace) -> dict[str, Any]:
         Stopped: by Ctrl-C or SIGTERM, with whole shards left.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UserError(f"Ray is not installed: {INSTALL}; or use `sse encode` on one machine")
+        raise MissingExtra("ray")
     if args.shard_rows < 1 or (args.workers is not None and args.workers < 1):
         raise UserError("--shard_rows and --workers: give at least 1")
     store = Store(args.target)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, import_extra
 from sse.common.files import atomic_file
 from sse.model.norm_forms import normalise
 from sse.serving.encoder import Encoder
@@ -33,7 +33,6 @@ CHUNK = 65_536  # rows of the file that are searched at a time
 CHUNK_CHARACTERS = 250_000_000  # of long texts fewer rows: Arrow counts the bytes in 31 bits
 OVERSAMPLING = 10  # candidates a result, for binary
 PROBE = "The quick brown fox jumps over the lazy dog, 1234567890 times."
-INSTALL = "pip install 'stable-static-embedding[search]'"
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,6 @@ class Hit:
     score: float
     text: str
     where: str
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError:
-        raise UserError(f"searching needs faiss: {INSTALL}") from None
-    return faiss
 
 
 @contextlib.contextmanager
@@ -140,7 +131,7 @@ class Index:
         model: str | os.PathLike[str] | None = None,
         fast: bool = True,
     ) -> None:
-        self._faiss = _faiss()
+        self._faiss = import_extra("faiss")
         if not Path(path).is_file():
             raise UserError(f"{path}: no such index: make one with 'sse index'")
         about, self._chunks = open_chunks(Path(path))
