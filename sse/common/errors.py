@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
+# Libraries that the core does without, by the name to import: the extra that brings each.
+EXTRAS = {
+    "faiss": "search",
+    "fsspec": "cluster",
+    "nanotoken": "fast",
+    "onnx": "onnx",
+    "ray": "cluster",
+    **dict.fromkeys(
+        ("Stemmer", "bm25s", "datasets", "jsonargparse", "lightning", "matplotlib", "pandas",
+         "scipy", "sentence_transformers", "tensorboard", "torch", "torchmetrics", "yaml"),
+        "train",
+    ),
+}  # fmt: skip
 _ROOM = "free some space or choose another folder"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WAYS_OUT = {
@@ -63,6 +78,50 @@ class UserError(ValueError):
         return [f"error: {self}"]
 
 
+class MissingExtra(UserError, ImportError):
+    """A library is not installed; the message names the extra of this package that brings it.
+
+    Args:
+        library: a key of `EXTRAS`.
+    """
+
+    def __init__(self, library: str) -> None:
+        extra = EXTRAS[library]
+        super().__init__(
+            f"this needs the extra `{extra}` ({library} is not installed): "
+            f"pip install 'stable-static-embedding[{extra}]'"
+        )
+
+
+@contextlib.contextmanager
+def extras_named() -> Iterator[None]:
+    """Raise `MissingExtra` for a missing library of an extra; other missing modules pass."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        # A missing part of an installed library (`torch.x`) is a defect and has another name.
+        if error.name not in EXTRAS:
+            raise
+        raise MissingExtra(error.name) from None
+
+
+@contextlib.contextmanager
+def script_imports() -> Iterator[None]:
+    """Around a script's imports: a missing extra ends the script in one line, with code 2."""
+    try:
+        with extras_named():
+            yield
+    except MissingExtra as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def import_extra(module: str) -> Any:
+    """The module of that name; `MissingExtra` where it needs an extra that is not installed."""
+    with extras_named():
+        return import_module(module)
+
+
 def one_line(main: Callable[..., Any]) -> Callable[..., int]:
     """Turn the failures a user can mend into one line on stderr and an exit code.
 
@@ -74,7 +133,8 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapper(*args: Any, **kwargs: Any) -> int:
         try:
-            main(*args, **kwargs)
+            with extras_named():
+                main(*args, **kwargs)
         except UserError as error:
             sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
             return 2

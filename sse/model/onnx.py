@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, import_extra
 from sse.common.files import atomic_file
 from sse.model.folder import ModelFolder, read_folder
 from sse.model.norm_forms import LAYERNORM_EPS, NORM_FORMS, TINY, Diagonal, Standard
@@ -33,7 +33,6 @@ ACTIVATIONS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "Hardtanh": ("Clip", {"low": np.float32(-1), "high": np.float32(1)}),
     "Erf": ("Erf", {}),
 }
-INSTALL = "pip install 'stable-static-embedding[onnx]'"
 
 
 def export_onnx(
@@ -44,10 +43,7 @@ def export_onnx(
     Raises:
         UserError: onnx is missing, no model there, a dim that is no prefix, more than 2 GB.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise UserError(f"ONNX export needs onnx: {INSTALL}") from None
+    onnx = import_extra("onnx")
     model = read_folder(source)
     if dim is not None:
         model = truncate(model, dim)
