@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.corpus [--model DIR] [--texts N] [--rounds N]
     python -m experiments.benchmarks.corpus --plan 1e9 --results runs/bench-cluster/bench.json >
-        sse/serving/README.md
+        docs/encode-a-corpus.md
 
     encoder     Encoder.encode of texts in memory, all cores
     sse encode  the command, JSON lines to one parquet file, its start included

@@ -1,4 +1,4 @@
-"""Which implementation runs: ATen's kernels (`host`) or Triton's (`gpu`)."""
+"""Which implementation runs: ATen's kernels (`bag_aten`) or Triton's (`bag_triton`)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sse_kernels import bag_aten as host
 Backend = Literal["auto", "torch", "triton"]
 
 
-def path_of(device: torch.device, backend: Backend = "auto") -> ModuleType:
+def path_of(device: torch.device, backend: Backend | str = "auto") -> ModuleType:
     """The module for a device; `auto` takes Triton on CUDA where it is installed, else ATen.
 
     Raises:
-        ValueError: an unknown backend, or Triton asked for on a CPU outside of its interpreter.
-        ImportError: Triton asked for and not installed.
+        ValueError: an unknown backend, or `triton` on a CPU outside of its interpreter.
+        ImportError: `triton`, which is not installed.
     """
     if backend == "auto":
         return _triton() if device.type == "cuda" and has_triton() else host

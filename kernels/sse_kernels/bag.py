@@ -1,13 +1,12 @@
-"""The public ops; the tensors' device decides which implementation runs (`paths.py`)."""
+"""The public ops; the tensors' device decides which implementation runs (`backends.py`)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from sse_kernels import library
 from sse_kernels.backends import Backend, path_of
-from sse_kernels.bag_autograd import BagDyt, BagMean, Options
+from sse_kernels.bag_autograd import BagDyt, BagMean, Options, bag_op
 from sse_kernels.checks import check_bags, check_gate, check_table
 from sse_kernels.plan import BagPlan
 from sse_kernels.table_grad import TableGrad
@@ -64,7 +63,8 @@ def bag_dyt(
     check_gate(weight, alpha, beta, bias)
     options = _options(weight, plan, table_grad, atomic, backend, ids)
     if options is None:
-        return library.bag_dyt(weight, ids, offsets, alpha, beta, bias, plan, atomic, backend)
+        gate = torch.stack((alpha, beta, bias))
+        return bag_op(weight, gate, ids, offsets, _tensors(plan), atomic, backend)
     if torch.is_grad_enabled() and (
         weight.requires_grad or alpha.requires_grad or beta.requires_grad or bias.requires_grad
     ):
@@ -90,7 +90,7 @@ def bag_mean(
     check_table(weight, ids)
     options = _options(weight, plan, table_grad, atomic, backend, ids)
     if options is None:
-        return library.bag_mean(weight, ids, offsets, plan, atomic, backend)
+        return bag_op(weight, None, ids, offsets, _tensors(plan), atomic, backend)
     if torch.is_grad_enabled() and weight.requires_grad:
         return BagMean.apply(weight, ids, offsets, options)
     return options.path.pool(weight, ids, offsets)
@@ -104,7 +104,7 @@ def _options(
     backend: Backend,
     ids: Tensor,
 ) -> Options | None:
-    """Check the options together; None where the call is traced and must be a registered op."""
+    """Check the options together; None for a traced call, which is `bag_op`."""
     if plan is not None and (
         plan.rows.shape != ids.shape or plan.starts.numel() != weight.shape[0] + 1
     ):
@@ -125,4 +125,8 @@ def _options(
     return Options(path_of(weight.device, backend), plan, table_grad, atomic)
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)  # FakeTensor and other subclasses take the registered op
+def _tensors(plan: BagPlan | None) -> list[Tensor]:
+    return [] if plan is None else [plan.rows, plan.starts, plan.whole]
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)  # FakeTensor and other subclasses take `bag_op`

@@ -1,24 +1,25 @@
-"""Eager autograd: two Functions that call a path's kernels with no dispatcher in between.
+"""Autograd of `bag_dyt` and `bag_mean`: a Function each for eager calls, one op for compiled ones.
 
-A registered op costs several times as much on a call as these do; `library.py` has the
-registered ones, which torch.compile and torch.export need.
+The Functions call a path's kernels with no dispatcher in between. `BagDyt` saves the (B, D) means,
+never the (N, D) rows.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sse_kernels.backends import path_of
 from sse_kernels.plan import BagPlan, build_plan
 from sse_kernels.table_grad import TableGrad
 
 
 class Options:
-    """What a call was asked for beside its tensors."""
+    """The arguments of a call beside its tensors."""
 
     __slots__ = ("atomic", "path", "plan", "table_grad")
 
@@ -98,3 +99,74 @@ def _table(ctx: Any, shares: Tensor, ids: Tensor, offsets: Tensor) -> Tensor | N
     plan = options.plan or build_plan(ids, offsets, vocab)
     options.table_grad.write(leaf, shares, plan, options.path)
     return None
+
+
+# One opaque op for torch.compile and torch.export, which cannot trace the sort of a backward pass.
+# Eager calls do not come here: the dispatcher costs several times as much as a Function.
+
+
+@torch.library.custom_op("sse_kernels::bag", mutates_args=())
+def bag_op(
+    weight: Tensor,
+    gate: Optional[Tensor],  # noqa: UP045 -- the schema's parser knows no `Tensor | None`
+    ids: Tensor,
+    offsets: Tensor,
+    plan: list[Tensor],
+    atomic: bool,
+    backend: str,
+) -> Tensor:
+    """`bag_dyt` with `gate`, alpha, beta and bias as (3, D); `bag_mean` without."""
+    path = path_of(weight.device, backend)
+    if gate is None:
+        return path.pool(weight, ids, offsets)
+    return path.forward(weight, ids, offsets, *gate, False)[0]
+
+
+@bag_op.register_fake
+def _(weight: Tensor, gate: Tensor | None, ids: Tensor, offsets: Tensor, *options: Any) -> Tensor:
+    dtype = weight.dtype if gate is None else torch.promote_types(weight.dtype, gate.dtype)
+    return weight.new_empty(offsets.shape[0] - 1, weight.shape[1], dtype=dtype)
+
+
+@torch.library.custom_op("sse_kernels::bag_backward", mutates_args=())
+def bag_backward_op(
+    dy: Tensor,
+    weight: Tensor,
+    gate: Optional[Tensor],  # noqa: UP045
+    ids: Tensor,
+    offsets: Tensor,
+    plan: list[Tensor],
+    atomic: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of weight (V, D) and gate (3, D); computes the mean again rather than keep it."""
+    path, dgate = path_of(dy.device, backend), dy.new_empty(0)
+    if gate is None:
+        shares = path.share(dy, offsets, weight.dtype)
+    else:
+        _, x, t = path.forward(weight, ids, offsets, *gate, True)
+        shares, *parts = path.backward(dy, x, t, offsets, *gate, weight.dtype)
+        dgate = torch.stack(parts)
+    batch = BagPlan(*plan) if plan else None
+    vocab, dtype = weight.shape[0], weight.dtype
+    return path.table_gradient(shares, ids, offsets, batch, vocab, dtype, atomic), dgate
+
+
+@bag_backward_op.register_fake
+def _(dy: Tensor, weight: Tensor, gate: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
+    dgate = dy.new_empty(0) if gate is None else gate.new_empty(gate.shape)
+    return weight.new_empty(weight.shape), dgate
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    weight, gate, ids, offsets, plan, *ctx.options = inputs
+    ctx.save_for_backward(weight, gate, ids, offsets, *plan)
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    weight, gate, ids, offsets, *plan = ctx.saved_tensors
+    dweight, dgate = bag_backward_op(dy, weight, gate, ids, offsets, plan, *ctx.options)
+    return dweight, None if gate is None else dgate, None, None, [None] * len(plan), None, None
+
+
+bag_op.register_autograd(_gradients, setup_context=_keep)

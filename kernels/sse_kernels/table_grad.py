@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -30,8 +31,9 @@ class TableGrad:
     - `weight.grad` is a tensor (accumulation, a second call in one graph, `set_to_none=False`):
       this call's rows are added to it, whichever tensor it is.
 
-    What it asks in return:
+    The conditions:
 
+    - One `TableGrad` serves one weight. A second weight is refused while the first one lives.
     - `weight` is a leaf, and its gradient is read from `weight.grad`: `torch.autograd.grad` gets
       none from the op, and hooks on weight would not run (where there are any, an error says so).
     - Clone `weight.grad` to keep it past the next backward pass. Changing the whole of it in place
@@ -43,9 +45,13 @@ class TableGrad:
     def __init__(self) -> None:
         self._buffer: Tensor | None = None
         self._hit: Tensor | None = None  # (V,) bool, rows of the buffer that may not be 0
+        self._weight: weakref.ref[Tensor] | None = None  # whose gradient the buffer is
 
     def usable(self, weight: Tensor) -> bool:
-        """Whether the op may write for this weight; ValueError where it would lose a gradient."""
+        """Whether the op may write for this weight; ValueError where a gradient would be wrong."""
+        first = self._weight() if self._weight is not None else None
+        if first is not None and first is not weight:  # both `.grad` would be one memory
+            raise ValueError("table_grad= serves another weight: make one TableGrad for each")
         if not weight.is_leaf:
             raise ValueError("table_grad= needs a leaf weight; it is the result of an operation")
         if weight._backward_hooks or weight._post_accumulate_grad_hooks:
@@ -73,6 +79,7 @@ class TableGrad:
             self._hit |= plan.starts.diff() > 0
 
     def _replace(self, weight: Tensor, shares: Tensor, plan: BagPlan, path: ModuleType) -> None:
+        self._weight = weakref.ref(weight)
         hit = plan.starts.diff() > 0  # (V,)
         if path is not host:
             if not self._fits(weight):

@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import importlib.util
 import json
-import os
 import signal
 import sys
 import time
@@ -26,10 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from filelock import FileLock, Timeout
 
 from sse.common.arguments import Parser
 from sse.common.errors import Stopped, UserError, one_line
 from sse.common.ray_session import ray_session
+from sse.common.signals import interrupt_on_sigterm
 from sse.serving.corpus_files import PLACES, Columns, InputFile, Piece, find_files, parquet_types
 from sse.serving.encoder import Encoder
 from sse.serving.json_rows import json_types
@@ -45,11 +46,6 @@ from sse.serving.shards import (
 )
 from sse.serving.threads import cores
 from sse.text.records import pick_column
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: nothing then keeps two runs apart
-    fcntl = None  # type: ignore[assignment]
 
 REJECTED_EXIT = 3
 INSTALL = "pip install 'stable-static-embedding[cluster]'"
@@ -157,13 +153,11 @@ def find_columns(
 def _only_run(store: Store) -> Iterator[None]:
     """Keep two runs of this machine from one local folder, and leave nothing unfinished there."""
     with contextlib.ExitStack() as stack:
-        if store.local and fcntl is not None:
+        if store.local:
             Path(store.root).mkdir(parents=True, exist_ok=True)
-            handle = os.open(store.root, os.O_RDONLY)
-            stack.callback(os.close, handle)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                stack.enter_context(FileLock(Path(store.root) / ".lock", timeout=0))
+            except Timeout:
                 raise UserError(f"{store.root}: another run is writing there") from None
         store.tidy()
         try:
@@ -183,7 +177,7 @@ def _run(
     if missing:
         try:
             with ray_session(args.cluster, min(args.workers or cores(), len(missing))):
-                signal.signal(signal.SIGTERM, _terminated)  # Ray has put its own in its place
+                interrupt_on_sigterm()  # Ray has put its own handler in its place
                 for told in encoded(job, missing, args.workers, args.cluster):
                     if told["errno"]:
                         raise OSError(told["errno"], told["fault"])
@@ -252,7 +246,3 @@ def _summary(target: str, totals: dict[str, Any]) -> str:
     if totals["rejected"]:
         line += f"; {totals['rejected']:,} rows set aside in {target}/{REJECTED}"
     return line
-
-
-def _terminated(*_: Any) -> None:
-    raise KeyboardInterrupt

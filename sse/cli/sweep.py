@@ -154,20 +154,10 @@ def tables(out: Path) -> None:
 
 
 def list_trials(trials: list[Trial], out: Path, jobs: int) -> None:
-    """Print every trial with its state and the time that it should take."""
-    from sse.sweeps.expectation import Expectation
-
-    total = 0.0
-    expectation = Expectation(trials, out)
+    """Print every trial with its state."""
     for trial in trials:
-        what = state(out, trial)
-        seconds = 0.0 if what in ("done", "failed") else expectation.seconds(trial)
-        total += seconds
-        print(f"{what:7}{_clock(seconds) if seconds else '-':>9}  {trial.name}")  # noqa: T201
-    print(  # noqa: T201
-        f"{len(trials)} trials, about {_clock(total / jobs)} with {jobs} at once "
-        f"({expectation.basis})"
-    )
+        print(f"{state(out, trial):7} {trial.name}")  # noqa: T201
+    print(f"{len(trials)} trials, {jobs} at once")  # noqa: T201
 
 
 def _clock(seconds: float) -> str:

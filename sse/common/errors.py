@@ -10,6 +10,22 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+_ROOM = "free some space or choose another folder"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WAYS_OUT = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f) or choose another folder",
+    errno.EIO: "check the disk or choose another folder",
+    errno.EACCES: "get the permission or choose another place",
+    errno.EROFS: "choose a place that can be written",
+    # What becomes of a folder that cannot be made, or of a file that has gone.
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EEXIST: "choose another path",
+    errno.ENAMETOOLONG: "choose a shorter path",
+}
+
 
 class Stopped(Exception):
     """A signal ended the program at a point it can go on from.
@@ -69,25 +85,24 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
             sys.stderr.write("error: interrupted\n")
             return 130
         except Exception as error:
-            reason = _system_reason(error)
-            if reason is None:
+            line = _system_line(error)
+            if line is None:
                 raise
-            sys.stderr.write(f"error: {reason}: free some space or choose another folder\n")
+            sys.stderr.write(f"error: {line}\n")
             return 1
         return 0
 
     return wrapper
 
 
-def _system_reason(error: Exception) -> str | None:
-    """What the system refused, where a user can mend it: a full or forbidden disk."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    refused = (*full, errno.EIO, errno.EACCES, errno.EROFS, errno.ENOTDIR)
-    unmade = (errno.ENOENT, errno.ENAMETOOLONG, errno.EEXIST)  # of a folder that cannot be made
-    if isinstance(error, OSError) and error.errno in (*refused, *unmade):
-        return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
+def _system_line(error: Exception) -> str | None:
+    """What the system refused and the way out, where a user can mend it; None for a defect."""
+    if isinstance(error, OSError) and error.errno in _WAYS_OUT:
+        place = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{place}: {_WAYS_OUT[error.errno]}"
     # Libraries written in Rust and C++ pass the system's words on in errors of their own; torch's
-    # writer names its own source file instead (a limit of the size of files, a quota).
+    # writer names its own source file instead.
     if "inline_container.cc" in str(error):
-        return "a file could not be written in full"
-    return next((text for text in map(os.strerror, full) if text in str(error)), None)
+        return f"a file could not be written in full: {_ROOM}"
+    full = (number for number in _FULL if os.strerror(number) in str(error))
+    return next((f"{os.strerror(number)}: {_WAYS_OUT[number]}" for number in full), None)

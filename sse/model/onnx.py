@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from sse.common.errors import UserError
 from sse.common.files import atomic_file
 from sse.model.folder import ModelFolder, read_folder
-from sse.model.norm_forms import LAYERNORM_EPS, NORMS, TINY, Diagonal, Standard
+from sse.model.norm_forms import LAYERNORM_EPS, NORM_FORMS, TINY, Diagonal, Standard
 from sse.model.quantise import truncate
-from sse.text.token_batch import Ragged
+from sse.text.token_batch import TokenBatch
 
 OPSET, IR_VERSION = 18, 9  # old enough for onnxruntime 1.15 and onnxruntime-web
 LARGEST = 2**31 - 2**20  # bytes that a protobuf file holds
@@ -59,7 +59,7 @@ def export_onnx(
     return Path(target)
 
 
-def padded(batch: Ragged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def padded(batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids and mask, both (n, longest), of a ragged batch: what the graph takes."""
     lengths = batch.lengths
     mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
@@ -126,7 +126,7 @@ def _norm(node: Any, norm: str) -> tuple[list[Any], dict[str, Any]]:
         nodes.append(node(kind, [at, *others], [name], **attributes))
         return name
 
-    for step in NORMS[norm].steps:
+    for step in NORM_FORMS[norm].steps:
         if isinstance(step, Diagonal):
             at = add("Mul", step.scale)
             if step.shift is not None:

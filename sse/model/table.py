@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from sse.common.errors import UserError
 
 try:
-    _pool: Any = import_module("sse.model._table")
+    _table: Any = import_module("sse.model._table")
 except ImportError:  # not compiled: no C compiler at installation
-    _pool = None
+    _table = None
 
-KINDS = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}
+ROW_KINDS = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}
 FEW_TOKENS = 4_096  # below this, importing and calling scipy costs more than it saves
 
 
-class Table:
+class EmbeddingTable:
     """The rows E (V, D) of a model, as stored.
 
     Args:
@@ -42,7 +42,7 @@ class Table:
 
     def __init__(self, rows: NDArray[Any], scales: NDArray[np.float32] | None = None) -> None:
         self.kind = "int4" if rows.dtype == np.uint8 else str(rows.dtype)
-        if self.kind not in KINDS:
+        if self.kind not in ROW_KINDS:
             rows, self.kind = rows.astype(np.float32), "float32"
         self.shape: tuple[int, int] = (len(rows), rows.shape[1] * (2 if self.kind == "int4" else 1))
         self.rows = np.ascontiguousarray(rows)
@@ -52,7 +52,7 @@ class Table:
             raise UserError(f"{self.kind} rows {'lack' if scales is None else 'need no'} scales")
         if self.scales is not None and len(self.scales) != len(rows):
             raise UserError(f"{len(self.scales)} scales for {len(rows)} rows: a damaged table")
-        self.compiled = _pool is not None
+        self.compiled = _table is not None
         if not self.compiled and self.kind != "float32":
             # Gathering and converting row by row in numpy is slower than all of it at once.
             self.rows = self.dense()
@@ -92,8 +92,8 @@ class Table:
         if self.compiled:
             if ids.dtype.itemsize != 4 or not ids.flags.c_contiguous:
                 ids = np.ascontiguousarray(ids, np.uint32)
-            beyond = _pool.pool(
-                KINDS[self.kind], len(self.rows), self.rows, self.scales,
+            beyond = _table.pool(
+                ROW_KINDS[self.kind], len(self.rows), self.rows, self.scales,
                 ids, offsets, out, out.shape[1],
             )  # fmt: skip
         else:

@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from sse.common.errors import UserError
-from sse.training.options import TrainCLI, make_cli
+from sse.training.options import check, parse
 
 Options = dict[str, Any]
 
@@ -90,16 +90,9 @@ def check_trials(trials: Sequence[Trial]) -> None:
     """UserError where a trial's options are not the trainer's, naming the trial."""
     for trial in trials:
         try:
-            make_cli(_OptionsOnly, trial.arguments)
+            check(parse(trial.arguments))
         except UserError as error:
             raise UserError(f"trial {trial.name}: {error}") from error
-
-
-class _OptionsOnly(TrainCLI):
-    """Parses and checks options, model's and data's included; reads no data."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        return None
 
 
 def _product(axes: Options, options: Options, path: str) -> list[Trial]:

@@ -47,8 +47,6 @@ KEPT = ("model", "checkpoints")
 ATTEMPTS = 2
 GRACE = 30.0  # seconds that a stopped trial gets to save
 
-_shared: dict[str, Any] = {}  # what this process's trials have read: see `sse.training.run.main`
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -93,7 +91,7 @@ def run_trial(trial: Trial, out: Path, keep: Sequence[str] = ()) -> dict[str, An
             arguments = [f"--resume={folder}"]
         else:
             arguments = [*trial.arguments, f"--out={folder}"]
-        facts = main([*arguments, "--trainer.enable_progress_bar=false"], shared=_shared)
+        facts = main([*arguments, "--trainer.enable_progress_bar=false"])
         # A trainer refers to itself: its model and moments, 200 MB, would wait for the collector,
         # which counts objects, not bytes.
         gc.collect()

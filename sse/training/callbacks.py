@@ -105,14 +105,7 @@ class Progress(TQDMProgressBar):
 
 
 class MovingAverage(EMAWeightAveraging):
-    """Average weights that are up to date: a lazy optimiser then has no row to leave for later."""
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, step: int
-    ) -> None:
-        """Add a step to the average."""
-        module.flush()
-        super().on_train_batch_end(trainer, module, outputs, batch, step)
+    """Lightning's moving average, under the name that checkpoints know it by."""
 
 
 def callbacks(

@@ -173,7 +173,6 @@ class Diagnostics(Callback):
             return  # an accumulated batch, or the end of a run that is a multiple of N
         began = time.perf_counter()
         assert isinstance(module, SSEModule)
-        module.flush()
         rows = self._probe.rows(module, self._start, step)
         self.rows += rows
         shown = {

@@ -18,7 +18,6 @@ from sse.model.model import SSE
 from sse.model.norms import check_norm
 from sse.text.tokenizer import TextTokenizer
 from sse.training.column_parallel import Shards
-from sse.training.lazy_adam import LazyAdam
 from sse.training.optimizer import check_optimizer, make_optimizer, make_schedule
 from sse.training.processes import everywhere, from_first, rank, total, world
 
@@ -48,8 +47,7 @@ class SSEModule(L.LightningModule):
         adam_beta2: decay of Adam's second moment.
         adam_eps: Adam's epsilon.
         weight_decay: AdamW's decoupled decay; 0 is Adam.
-        optimizer: `adam` (fused), or `lazy_adam`: the same weights at the cost of the rows in the
-            batch instead of the vocabulary's, for vocabularies of half a million and more.
+        optimizer: `adam`, PyTorch's fused AdamW.
         seed: seed of the table's start.
     """
 
@@ -87,7 +85,11 @@ class SSEModule(L.LightningModule):
         check_optimizer(optimizer, schedule, warmup)
         self._heldout: list[Tensor] = []
         self.shards: Shards | None = None
-        self._lazy: LazyAdam | None = None
+
+    @property
+    def monitor(self) -> str:
+        """The logged value whose maximum marks the best checkpoint."""
+        return f"val/ndcg@10_{self.dims[0]}d"
 
     def build(self, tokenizer: TextTokenizer) -> None:
         """Make the table once the vocabulary is known."""
@@ -125,8 +127,6 @@ class SSEModule(L.LightningModule):
     def training_step(self, batch: dict[str, Any], step: int) -> Tensor:
         """Anchors, positives and negatives pooled as one bag, then the loss of the own queries."""
         pairs: int = batch["pairs"]
-        if self._lazy:
-            self._lazy.touch(batch["ids"])
         vectors = self.pool(batch)
         # Logits in float32 under any precision: 20 * cosine in bfloat16 has steps of 0.125.
         with torch.autocast(vectors.device.type, enabled=False):
@@ -216,24 +216,6 @@ class SSEModule(L.LightningModule):
         if self.shards:
             self.shards.own_checkpoint(checkpoint)
 
-    def flush(self) -> None:
-        """Bring the table up to date; whoever reads the weights amid training calls this first."""
-        if self._lazy:
-            self._lazy.flush()
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The weights, up to date."""
-        self.flush()
-        return super().state_dict(*args, **kwargs)
-
-    def on_validation_start(self) -> None:
-        """Evaluate what the steps so far have made."""
-        self.flush()
-
-    def on_train_end(self) -> None:
-        """Leave the whole table."""
-        self.flush()
-
     def validation_step(self, batch: dict[str, Any], step: int) -> None:
         """Collect the held-out pairs' vectors."""
         self._heldout.append(self.pool(batch).float().cpu())
@@ -256,7 +238,6 @@ class SSEModule(L.LightningModule):
         """Adam and a schedule by step."""
         options = self.hparams
         optimizer = make_optimizer(self.model, options)
-        self._lazy = optimizer if isinstance(optimizer, LazyAdam) else None
         steps = self.trainer.datamodule.optimizer_steps(self.trainer)
         schedule = make_schedule(optimizer, options.schedule, options.warmup, steps)
         return {

@@ -6,10 +6,9 @@ import torch
 from sse_kernels import matryoshka_contrastive
 from sse_kernels.reference import matryoshka_contrastive_reference
 
-from tests.helpers.kernels_cases import distance
+from tests.helpers.tolerances import assert_within, contrastive_bounds, stored
 
-# relative L2 to float64 of value and gradients; float32 with ieee products
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,18 @@ def excluded(b, first, query_ids, document_ids):
 
 
 def reference(p):
-    """Value and gradients in float64, from the same rounded inputs."""
+    """Value and gradients in float64, from the same rounded inputs; and their tolerances."""
     leaves = [t.double().requires_grad_() for t in (p.query, p.documents)]
     options = dict(p.options)
     if ids := options.pop("text_ids", None):
         options["excluded"] = excluded(len(p.query), options.get("first", 0), *ids)
     value = matryoshka_contrastive_reference(*leaves, p.dims, **options)
-    return [value.detach(), *torch.autograd.grad(value, leaves)]
+    values = [value.detach(), *torch.autograd.grad(value, leaves)]
+    dtype, wide = p.query.dtype, torch.promote_types(p.query.dtype, torch.float32)
+    bounds = contrastive_bounds(*leaves, p.dims, **options, dtype=wide, products=dtype)
+    if dtype != wide:  # the results are rounded once more
+        bounds = stored(bounds, values, dtype)
+    return values, bounds
 
 
 def run(p, **options):
@@ -69,7 +73,8 @@ def run(p, **options):
     return [value.detach(), *torch.autograd.grad(value, leaves)]
 
 
-def assert_near(got, expected, tolerance):
-    for name, a, b in zip(("loss", "query", "documents"), got, expected, strict=True):
-        assert a.shape == b.shape, name
-        assert distance(a, b) <= tolerance, (name, distance(a, b))
+def assert_near(got, p):
+    """Value and gradients of problem `p` as its reference has them, to rounding."""
+    names, family = ("loss", "query", "documents"), f"contrastive kernels {str(got[0].dtype)[6:]}"
+    for name, a, b, tolerance in zip(names, got, *reference(p), strict=True):
+        assert_within(f"{family}, {name}", a, b, tolerance)

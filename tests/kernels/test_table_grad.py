@@ -12,9 +12,9 @@ from tests.helpers.kernels_cases import distance, leaves, problem
 VOCAB = 400
 
 
-def batch(seed, bags=6, length=5):
+def batch(seed, bags=6, length=5, dtype=torch.float64):
     """Few bags hit few rows, many bags nearly all."""
-    return problem([length] * bags, vocab=VOCAB, dim=16, seed=seed)
+    return problem([length] * bags, vocab=VOCAB, dim=16, seed=seed).to(dtype)
 
 
 def step(w, p, table_grad):
@@ -22,7 +22,8 @@ def step(w, p, table_grad):
 
 
 def pair(seed=0):
-    w = batch(seed).weight
+    """Two equal tables in float64, where an error of logic is far above any rounding."""
+    w = batch(seed).weight.double()
     return w.clone().requires_grad_(), w.clone().requires_grad_(), k.TableGrad()
 
 
@@ -34,7 +35,7 @@ def test_steps_equal_autograd(bags, to_none):
         p = batch(seed, count)
         step(a, p, None)
         step(b, p, table_grad)
-        assert distance(b.grad, a.grad) < 1e-6
+        assert distance(b.grad, a.grad) < 1e-12
         for w in (a, b):
             torch.optim.SGD([w]).zero_grad(set_to_none=to_none)
 
@@ -50,7 +51,7 @@ def test_accumulation_over_batches_and_over_calls_in_one_graph():
             y = k.bag_dyt(w, p.ids, p.offsets, *p.gate, table_grad=t) * p.dy
             z = k.bag_mean(w, q.ids, q.offsets, table_grad=t) * q.dy
             ((y + z).sum() + w.square().sum()).backward()  # and a third use autograd adds itself
-        assert distance(b.grad, a.grad) < 1e-6
+        assert distance(b.grad, a.grad) < 1e-12
 
 
 def test_the_buffer_is_kept_between_steps_that_hit_few_rows():
@@ -71,7 +72,7 @@ def test_a_gradient_changed_in_place_as_a_whole_leaves_no_trace():
         b.grad = None
         step(b, batch(2), table_grad)
         step(a, batch(2), None)
-        assert distance(b.grad, a.grad) < 1e-6
+        assert distance(b.grad, a.grad) < 1e-12
 
 
 def test_adam_trains_to_the_same_table():
@@ -83,30 +84,30 @@ def test_adam_trains_to_the_same_table():
             torch.nn.utils.clip_grad_norm_([w], 1.0)
             optimizer.step()
             optimizer.zero_grad()
-    assert distance(b.detach(), a.detach()) < 1e-5
+    assert distance(b.detach(), a.detach()) < 1e-7  # Adam divides rounding by its 1e-8
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_other_dtypes(dtype):
-    p = batch(0).to(dtype)
-    a, b = (leaves(p)[0] for _ in range(2))
+    a, b = (leaves(batch(0, dtype=dtype))[0] for _ in range(2))
     table_grad = k.TableGrad()
     for bags in (6, 300):
-        p = batch(1, bags).to(dtype)
+        p = batch(1, bags, dtype=dtype)
         a.grad = b.grad = None
         step(a, p, None)
         step(b, p, table_grad)
         assert b.grad.dtype == dtype
-        assert torch.equal(a.grad, b.grad) or distance(b.grad, a.grad) < 1e-12
+        assert torch.equal(a.grad, b.grad)
 
 
-def test_another_weight_gets_another_buffer():
-    _, w, table_grad = pair()
+def test_a_second_weight_is_refused_while_the_first_one_lives():
+    v, w, table_grad = pair()
     step(w, batch(1), table_grad)
-    p = problem([5] * 6, vocab=VOCAB, dim=8)
-    v = p.weight.clone().requires_grad_()
-    step(v, p, table_grad)
-    assert v.grad.shape == v.shape and w.grad.shape == w.shape
+    with pytest.raises(ValueError, match="one TableGrad for each"):
+        step(v, batch(1), table_grad)
+    del w
+    step(v, batch(1), table_grad)
+    assert v.grad is not None
 
 
 def test_it_says_what_it_cannot_do():

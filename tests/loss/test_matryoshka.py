@@ -15,7 +15,8 @@ from sentence_transformers.sentence_transformer.modules import Module
 
 from sse.common.errors import UserError
 from sse.loss.matryoshka import check_dims, check_smoothing, equal_texts, matryoshka_loss
-from tests.helpers.loss_cases import ours, vectors
+from tests.helpers.loss_cases import assert_loss, ours, vectors
+from tests.helpers.tolerances import assert_within, contrastive_bounds
 
 
 class Vectors(Module):
@@ -60,10 +61,13 @@ def reference(columns, dims, weights, symmetric=False):
 def test_it_equals_sentence_transformers(b, columns, dims, weights, symmetric, how, way):
     given_vectors = vectors(b, columns, max(dims))
     value, gradients = ours(given_vectors, dims, weights, symmetric=symmetric, **how)
-    expected, expected_gradients = reference(given_vectors, list(dims), list(weights), symmetric)
-    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
-    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
-        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+    exact = [column.double() for column in given_vectors]
+    expected, expected_gradients = reference(exact, list(dims), list(weights), symmetric)
+    sides = [(x[0], torch.cat(x[1:])) for x in (gradients, expected_gradients, given_vectors)]
+    assert_loss(
+        "loss, sentence-transformers", (value, *sides[0]), (expected, *sides[1]), *sides[2],
+        dims, weights=weights, symmetric=symmetric,
+    )  # fmt: skip
 
 
 @settings(deadline=None, max_examples=25)
@@ -101,30 +105,33 @@ def test_label_smoothing_is_cross_entropys(symmetric, backend):
     q, d = vectors(40, 2, 32)
     options = {"label_smoothing": 0.1, "symmetric": symmetric, "backend": backend}
     value, gradients = ours([q, d], [32, 8], **options)
-    expected = torch.zeros(())
+    expected = torch.zeros((), dtype=torch.float64)
+    exact = [x.detach().double().requires_grad_() for x in (q, d)]
     for dim in (32, 8):
-        logits = 20 * F.normalize(q[:, :dim]) @ F.normalize(d[:, :dim]).T
+        logits = 20 * F.normalize(exact[0][:, :dim]) @ F.normalize(exact[1][:, :dim]).T
         directions = (logits, logits.T) if symmetric else (logits,)
         for scores in directions:
             one = F.cross_entropy(scores, torch.arange(40), label_smoothing=0.1)
             expected = expected + one / len(directions)
-    torch.testing.assert_close(value, expected.detach(), rtol=1e-6, atol=1e-6)
-    for got, wanted in zip(gradients, torch.autograd.grad(expected, (q, d)), strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    wanted = expected, *torch.autograd.grad(expected, exact)
+    del options["backend"]
+    assert_loss("loss, smoothing", (value, *gradients), wanted, q, d, [32, 8], **options)
 
 
 def test_smoothing_spreads_over_what_counts():
     """With a repeated text the loss is that of the logits without the excluded columns."""
     q, d = vectors(3, 2, 8)
     ids = torch.tensor([1, 2, 3]), torch.tensor([11, 12, 11])
-    logits = (20 * F.normalize(q) @ F.normalize(d).T).detach()
+    exact = [x.detach().double() for x in (q, d)]
+    logits = 20 * F.normalize(exact[0]) @ F.normalize(exact[1]).T
     expected = 0.0
     for i, kept in enumerate([[0, 1], [0, 1, 2], [1, 2]]):
         target = torch.tensor(kept.index(i))
         expected += F.cross_entropy(logits[i, kept], target, label_smoothing=0.3) / 3
     for backend in ("tiled", "dense"):
         value = matryoshka_loss(q, d, [8], text_ids=ids, label_smoothing=0.3, backend=backend)
-        torch.testing.assert_close(value.detach(), expected, rtol=1e-6, atol=1e-6)
+        bound = contrastive_bounds(q, d, [8], excluded=equal_texts(*ids), label_smoothing=0.3)[0]
+        assert_within("loss, smoothing", value, expected, bound)
 
 
 def test_zero_vectors_give_finite_gradients(way):
@@ -164,12 +171,13 @@ def test_excluded_pairs_weigh_nothing(way):
     q, d = vectors(5, 2, 8)
     query_ids, document_ids = torch.tensor([1, 2, 3, 1, 5]), torch.tensor([11, 12, 13, 14, 12])
     value = matryoshka_loss(q, d, [8], text_ids=(query_ids, document_ids), tile=2)
-    logits = 20 * F.normalize(q) @ F.normalize(d).T
+    logits = 20 * F.normalize(q.double()) @ F.normalize(d.double()).T
     expected = 0.0
     for i, skipped in enumerate([{3}, {4}, set(), {0}, {1}]):
         kept = [j for j in range(5) if j not in skipped]
         expected += F.cross_entropy(logits[i, kept], torch.tensor(kept.index(i))) / 5
-    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+    bound = contrastive_bounds(q, d, [8], excluded=equal_texts(query_ids, document_ids))[0]
+    assert_within("loss, masked", value, expected, bound)
 
 
 def test_equal_texts_spare_the_own_pair_and_find_every_repeat():

@@ -5,9 +5,10 @@ import pytest
 
 import sse
 from sse.common.errors import UserError
-from sse.model.norm_forms import NORMS
+from sse.model.norm_forms import NORM_FORMS
 from sse.model.onnx import export_onnx, padded
 from sse.serving.encoder import Encoder
+from tests.helpers.tolerances import assert_within, text_vectors
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
@@ -21,7 +22,7 @@ def run(path, batch):
     return session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
-@pytest.fixture(params=NORMS)
+@pytest.fixture(params=NORM_FORMS)
 def folder(request, make_model, tmp_path):
     return sse.export(make_model(request.param), tmp_path / "model")
 
@@ -31,7 +32,9 @@ def test_equals_the_encoder_on_dynamic_shapes(folder, tmp_path):
     model = Encoder(folder)
     for texts in (TEXTS, TEXTS[:1], TEXTS * 7, ["", ""], [""]):
         vectors = run(path, model.tokenizer.encode(texts))
-        np.testing.assert_allclose(vectors, model.encode(texts, normalize=False), atol=1e-6)
+        exact, tolerance = text_vectors(sse.load(folder)[0], texts, normalize=False)
+        assert_within("onnx", vectors, exact, tolerance)
+        assert_within("onnx, encoder", model.encode(texts, normalize=False), exact, tolerance)
 
 
 def test_what_is_masked_does_not_matter(folder, tmp_path):
@@ -50,7 +53,8 @@ def test_a_prefix_is_exported(make_model, tmp_path):
     path = export_onnx(folder, tmp_path / "model.onnx", dim=12)
     model = Encoder(folder)
     vectors = run(path, model.tokenizer.encode(TEXTS))
-    np.testing.assert_allclose(vectors, model.encode(TEXTS, dim=12, normalize=False), atol=1e-6)
+    exact, tolerance = text_vectors(sse.load(folder)[0], TEXTS, normalize=False, dim=12)
+    assert_within("onnx", vectors, exact, tolerance)
 
 
 def test_bad_input_leaves_no_file(make_model, tmp_path):

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 import sse
 from sse.common.errors import UserError
 from sse.model import table as pool
-from sse.model.norm_forms import NORMS
+from sse.model.norm_forms import NORM_FORMS
 from sse.serving import threads as parallel
 from sse.serving.encoder import Encoder
 from tests.helpers.samples import unseal
+from tests.helpers.tolerances import assert_within, text_vectors
 
 TEXTS = [
     "",
@@ -33,7 +34,7 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=60)
 def folders(tmp_path_factory, tokenizer):
     """One exported model per norm, each with the torch model it came from."""
     made = {}
-    for seed, norm in enumerate(NORMS):
+    for seed, norm in enumerate(NORM_FORMS):
         import torch
 
         model = sse.SSE(tokenizer, 48, norm, seed=seed)
@@ -56,26 +57,27 @@ def folder(folders):
 def pooling(request, monkeypatch):
     """Both ways to pool."""
     if request.param == "numpy":
-        monkeypatch.setattr(pool, "_pool", None)
+        monkeypatch.setattr(pool, "_table", None)
         monkeypatch.setattr(pool, "FEW_TOKENS", 100)
-    elif pool._pool is None:
+    elif pool._table is None:
         pytest.skip("sse.model._table is not compiled here")
     return request.param
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", NORM_FORMS)
 @pytest.mark.parametrize("normalize", [True, False])
 def test_equals_the_torch_model(folders, norm, normalize, pooling):
     folder, torch_model = folders[norm]
     texts = TEXTS * 40
-    expected = torch_model.encode(texts, normalize_embeddings=normalize)
     for dim in (48, 17):
+        exact, tolerance = text_vectors(torch_model[0], TEXTS, normalize, dim)
         cut = torch_model.encode(texts, normalize_embeddings=normalize, truncate_dim=dim)
         vectors = Encoder(folder).encode(texts, dim=dim, normalize=normalize, batch_size=7)
         assert vectors.dtype == np.float32
-        np.testing.assert_allclose(vectors, cut, atol=1e-6, rtol=1e-6)
-    np.testing.assert_allclose(Encoder(folder).encode(TEXTS[1], normalize=normalize),
-                               expected[1], atol=1e-6, rtol=1e-6)  # fmt: skip
+        assert_within(f"encoder, {pooling}", vectors, exact.repeat(40, 1), tolerance.repeat(40, 1))
+        assert_within("encoder, torch", cut, exact.repeat(40, 1), tolerance.repeat(40, 1))
+        one = Encoder(folder).encode(TEXTS[1], dim=dim, normalize=normalize)
+        assert_within(f"encoder, {pooling}", one, exact[1], tolerance[1])
 
 
 @settings(
@@ -85,9 +87,11 @@ def test_equals_the_torch_model(folders, norm, normalize, pooling):
 def test_equals_the_torch_model_on_any_text(folders, texts):
     for folder, torch_model in folders.values():
         expected = torch_model.encode(texts, normalize_embeddings=True)
+        exact, tolerance = text_vectors(torch_model[0], texts)
+        assert_within("encoder, torch", expected, exact, tolerance)
         for fast in (True, False):
             vectors = _cached(folder, fast).encode(texts)
-            np.testing.assert_allclose(vectors, expected, atol=1e-6)
+            assert_within("encoder, any text", vectors, exact, tolerance)
 
 
 @functools.cache
@@ -96,9 +100,12 @@ def _cached(folder, fast):
 
 
 def test_loading_a_prefix_equals_cutting_to_it(folders):
-    for folder, _ in folders.values():
+    for folder, torch_model in folders.values():
         whole = Encoder(folder).encode(TEXTS, dim=20)
-        np.testing.assert_allclose(Encoder(folder, dim=20).encode(TEXTS), whole, atol=1e-7)
+        _, tolerance = text_vectors(torch_model[0], TEXTS, dim=20)
+        assert_within(
+            "encoder, prefix", Encoder(folder, dim=20).encode(TEXTS), whole, 2 * tolerance
+        )
 
 
 def test_an_iterator_gives_the_same_as_a_list_and_is_read_lazily(folder, monkeypatch):

@@ -159,7 +159,7 @@ def test_dry_run_lists_trials_and_time_and_trains_nothing(write, tmp_path, capfd
     out = tmp_path / "out"
     assert run_once(config, out, "--dry-run") == 0
     lines = capfd.readouterr().out.strip().split("\n")
-    assert len(lines) == 7 and lines[-1].startswith("6 trials, about")
+    assert len(lines) == 7 and lines[-1].startswith("6 trials, ")
     assert not out.exists()
 
 
