@@ -25,7 +25,6 @@ from sse.common.errors import UserError
 from sse.common.hub import HubUnreachable, ask_hub
 from sse.data.bad_rows import fault
 from sse.data.set_spec import SetSpec
-from sse.data.tables import tables
 from sse.text.record_files import kind_of, numbered, open_bytes, or_raise
 
 KINDS = "jsonl, json, csv, tsv (each also .gz) or parquet"
@@ -245,8 +244,8 @@ def _csv_options(files: Sequence[Path], separator: str) -> dict[str, Any]:
 def _may_lack_fields(dataset: Any) -> bool:
     """Whether the last column has an empty text, as rows with too few fields get one silently."""
     last = dataset.column_names[-1]
-    runs = tables(dataset.select_columns([last]), 65_536)
-    return any(pc.any(pc.equal(run.column(0), "")).as_py() for run in runs)
+    tables = dataset.select_columns([last]).with_format("arrow").iter(65_536)
+    return any(pc.any(pc.equal(table.column(0), "")).as_py() for table in tables)
 
 
 @contextlib.contextmanager
