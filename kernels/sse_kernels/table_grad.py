@@ -87,7 +87,7 @@ class TableGrad:
             path.overwrite_table(self._buffer, shares, plan)
         elif int(hit.sum()) > hit.numel() // FEW:
             # One pass that writes every row once beats clearing and adding. The old buffer goes
-            # first, so that an allocator told to keep its pages gives the same memory back.
+            # first, so that an allocator that keeps its pages gives the same memory back.
             self._buffer = weight.grad = None
             self._buffer = host.sum_table(shares, plan, weight.dtype)
         else:
@@ -97,13 +97,13 @@ class TableGrad:
         weight.grad = self._buffer
 
     def _clear(self, weight: Tensor, hit: Tensor) -> None:
-        """Have a buffer that is 0 but for rows about to be written, at little cost."""
+        """Make the buffer 0 wherever no row is about to be written."""
         if self._buffer is None or self._hit is None or not self._fits(weight):
             self._buffer = torch.zeros_like(weight.detach())
             return
         idle = int((~self._hit).to(torch.uint8).argmax())
-        # Whoever changed the whole gradient in place (noise, a clip by a norm that is not finite)
-        # changed this row too, which no step has hit: then nothing in the buffer can be kept.
+        # A row that no step has hit is 0 unless the whole gradient was changed in place (noise, a
+        # clip by a norm that is not finite). Then nothing in the buffer can be kept.
         if not self._hit[idle] and bool(self._buffer[idle].any()):
             self._buffer.zero_()
         else:

@@ -17,7 +17,8 @@ from sse.common.errors import UserError
 from sse.serving.encoder import Encoder
 from sse.serving.index import KINDS, OVERSAMPLING, Hit, Index, build_index
 from sse.serving.vector_files import check_target
-from sse.text.records import read_folder_texts, read_rows, snippet
+from sse.text.passages import folder_passages, snippet
+from sse.text.records import read_records
 
 # What would command the terminal, in an index from elsewhere: shown as a question mark.
 CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "?")
@@ -50,9 +51,9 @@ def index(parser: argparse.ArgumentParser) -> Run:
 def _index(args: argparse.Namespace) -> None:
     check_target(args.target, args.force)
     if Path(args.source).is_dir():
-        rows = read_folder_texts(args.source)
+        rows = folder_passages(args.source)
     else:
-        rows = read_rows(args.source, args.form, args.column)
+        rows = read_records(args.source, args.form, args.column)
     rows = chain(list(islice(rows, 1)), rows)  # a bad input fails before the model is loaded
     model = Encoder(args.model, args.dim, fast=not args.no_fast)
     start = time.perf_counter()

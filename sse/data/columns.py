@@ -140,8 +140,8 @@ def _check(label: str, files: Sequence[Path], dataset: Any, taken: Sequence[Colu
     names = list(dict.fromkeys(column.name for column in taken))
     for name in names:
         if not _holds_text(schema.field(name).type) or _is_json(dataset.features[name]):
-            found = fault(files, names) or f"column {name!r} is {schema.field(name).type}"
-            raise UserError(f"{label}: {found}, not text; mend it or name another column")
+            found = fault(files, names) or f"column {name!r} is {schema.field(name).type}, not text"
+            raise UserError(f"{label}: {found}; mend it or name another column")
     first = 0
     for table in tables(dataset.select_columns(names), RUN):
         for column in taken:

@@ -26,7 +26,7 @@ from sse.common.files import atomic_file
 from sse.model.norm_forms import normalise
 from sse.serving.encoder import Encoder
 from sse.serving.index_file import index_writer, open_chunks
-from sse.text.records import Row
+from sse.text.records import Record
 
 KINDS = ("exact", "binary")
 CHUNK = 65_536  # rows of the file that are searched at a time
@@ -61,7 +61,7 @@ def threads_for(faiss: Any, queries: int) -> Iterator[None]:
 
 
 def build_index(
-    rows: Iterable[Row],
+    rows: Iterable[Record],
     model: Encoder,
     target: str | os.PathLike[str],
     kind: str = "exact",
@@ -86,7 +86,7 @@ def build_index(
     """
     if kind not in KINDS:
         raise UserError(f"index kind '{kind}': choose one of {', '.join(KINDS)}")
-    waiting: deque[Row] = deque()
+    waiting: deque[Record] = deque()
 
     def texts() -> Iterator[str]:
         for row in rows:
@@ -95,7 +95,7 @@ def build_index(
 
     about = {"model": str(model.folder.resolve()), "probe": model.encode(PROBE)[:32].tolist()}
     with atomic_file(target) as path, index_writer(path, kind, model.dim, about) as file:
-        taken: list[Row] = []
+        taken: list[Record] = []
         parts: list[NDArray[np.float32]] = []
         size = 0
         for vectors in model.stream(texts(), batch_size=batch_size):

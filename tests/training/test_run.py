@@ -13,7 +13,7 @@ import sse
 from sse.common.errors import UserError
 from sse.data.split import hold_out, train_rows
 from sse.model.norms import NORMS
-from sse.training.module import SSEModule, own_positive_ndcg
+from sse.training.module import SSEModule
 from sse.training.run import main
 from tests.helpers.training_runs import make_options, same, weights
 
@@ -201,11 +201,3 @@ def test_held_out_pairs_depend_on_their_text_alone_and_never_train():
     assert not set(ids[kept].ravel().tolist()) & set(ids[rows].ravel().tolist())
     assert len(kept) + len(rows) == 500
     assert [len(r) for r in hold_out([ids[:50]], 1000)] == [5], "a tenth at most"
-
-
-def test_own_positive_ndcg_has_known_values():
-    eye = torch.eye(12)
-    assert own_positive_ndcg(eye, eye) == pytest.approx(1.0)
-    second = eye + 2 * eye.roll(1, 0)  # each anchor prefers another's positive
-    assert own_positive_ndcg(second, eye) == pytest.approx(1 / math.log2(3))
-    assert own_positive_ndcg(torch.ones(12, 4), torch.ones(12, 4)) == 0.0, "ties rank last"
