@@ -66,9 +66,9 @@ dist: .venv/.dev
 	$(BIN)/python -m build
 
 .venv/.%: pyproject.toml
-	@echo "Installing the extra $* into .venv (first use; a few minutes) ..."
+	@echo "Installing into .venv (first use; a few minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[$*,fast]"
+	$(BIN)/python -m pip install --quiet --editable ".[$*,fast,onnx,search]"
 	@touch $@
 
 # Remove environments, caches and what was built.
