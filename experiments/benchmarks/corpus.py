@@ -4,7 +4,7 @@
 
     encoder     Encoder.encode of texts in memory, all cores
     sse encode  the command, JSON lines to one parquet file, its start included
-    ray         experiments/encode_corpus.py, JSON lines to shards, its start included
+    ray         experiments/encode_corpus.py, a folder of JSON lines to shards, start included
     ray worker  the same without the start: texts by the seconds its workers worked
 
 All run on the same texts, which differ from each other. Rates are texts per second and core.
@@ -31,7 +31,7 @@ from sse.serving.threads import cores
 
 CLUSTER = "import sys; from sse.cli.encode_corpus import main; sys.exit(main(sys.argv[1:]))"
 PLAIN = "import sys; from sse.cli.main import main; sys.exit(main(sys.argv[1:]))"
-QUICK = {"texts": 2000, "rounds": 1, "shard_rows": 1000}
+QUICK = {"texts": 2000, "rounds": 1, "file_rows": 1000}
 
 
 @one_line
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     made.add_argument("--model", metavar="DIR", help="a model folder (default: random)")
     made.add_argument("--texts", type=int, default=400_000)
     made.add_argument("--rounds", type=int, default=3)
-    made.add_argument("--shard-rows", type=int, default=50_000)
+    made.add_argument("--file-rows", type=int, default=50_000, help="texts per file, and so shard")
     made.add_argument(
         "--out", default="runs/bench-cluster", metavar="FOLDER", help="for bench.json"
     )
@@ -59,10 +59,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measure(args: Any, work: Path) -> dict[str, Any]:
     """Rates, one value per round, with the sizes of what went in and came out."""
-    texts, source = texts_of(args.texts), work / "corpus.jsonl"
-    with open(source, "w", encoding="utf-8") as file:
-        for number, text in enumerate(texts):
-            file.write(json.dumps({"id": number, "text": text}, ensure_ascii=False) + "\n")
+    texts, source, folder = texts_of(args.texts), work / "corpus.jsonl", work / "corpus"
+    lines = [
+        json.dumps({"id": number, "text": text}, ensure_ascii=False) + "\n"
+        for number, text in enumerate(texts)
+    ]
+    source.write_text("".join(lines), "utf-8")
+    folder.mkdir()
+    for first in range(0, len(lines), args.file_rows):
+        part = "".join(lines[first : first + args.file_rows])
+        (folder / f"{first:09d}.jsonl").write_text(part, "utf-8")
     model = args.model or str(random_model(work, texts[:20_000]))
     encoder, out, worker = Encoder(model), work / "shards", []
 
@@ -81,8 +87,7 @@ def measure(args: Any, work: Path) -> dict[str, Any]:
 
     def ray() -> float:
         shutil.rmtree(out, ignore_errors=True)
-        options = ["-m", model, "--shard_rows", args.shard_rows, "--json"]
-        spent, message = timed(CLUSTER, [source, out, *options])
+        spent, message = timed(CLUSTER, [folder, out, "-m", model, "--json"])
         worker.append(rate(json.loads(message)["worker_seconds"] / cores()))
         return rate(spent)
 

@@ -35,7 +35,7 @@ from experiments.benchmarks.encoding_peers import (
     model2vec_folder,
 )
 from sse.common.errors import UserError, one_line
-from sse.text.records import read_rows
+from sse.text.records import read_records
 
 PARTS = ("encode", "latency", "cold", "search", "rows")
 SENTENCE = "Static embeddings look words up and average them."
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
 def texts_of(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Passages and queries."""
     if args.texts and args.queries:
-        both = [[row.text for row in read_rows(f)] for f in (args.texts, args.queries)]
+        both = [[row.text for row in read_records(f)] for f in (args.texts, args.queries)]
         return both[0], both[1]
     if args.texts or args.queries:
         raise UserError("--texts and --queries go together")

@@ -11,9 +11,9 @@ import pandas as pd
 
 from sse.common.errors import UserError
 from sse.evaluation.metrics import METRICS
+from sse.sweeps.results import HELD_OUT
 
 SEED = "seed_everything"
-HELD_OUT = "held-out pairs"  # of the training data, so easier than a collection of their own
 
 # Columns of the table that are no options, and options that say nothing of the experiment.
 _FACTS = {"trial", "collection", "dim", "queries", "order", "commit", "pairs", "steps"}

@@ -25,7 +25,7 @@ from sse.analysis.selection import SEED, label, pair, plain, restrict, said
 from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import atomic_file
-from sse.model.norm_forms import NORMS
+from sse.model.norm_forms import NORM_FORMS
 from sse.sweeps.results import KEY, VERSION, read_results
 
 VARIABLE = "SSE_RESULTS"
@@ -241,7 +241,7 @@ def _comparable(results: pd.DataFrame, by: str, reference: str) -> tuple[pd.Data
 
 def _order(levels: list[str], reference: str) -> list[str]:
     """The reference, then the registry's order for norms, else as met."""
-    known = {name: i for i, name in enumerate(NORMS)}
+    known = {name: i for i, name in enumerate(NORM_FORMS)}
     return sorted(levels, key=lambda v: (v != reference, known.get(v, len(known))))
 
 

@@ -41,8 +41,8 @@ def _info(args: argparse.Namespace) -> None:
 def export(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse export`."""
     parser.description = (
-        "Write a model to another folder: portable (for sentence-transformers, needs torch), with "
-        "smaller rows\n(for this package, needs no torch), or as ONNX."
+        "Write a model to another folder: portable (for sentence-transformers; extra `train`),\n"
+        "with smaller rows (for this package; the core suffices), or as ONNX (extra `onnx`)."
     )
     parser.epilog = (
         "examples:\n"

@@ -1,120 +1,107 @@
 """Digests of what was written: a flipped bit becomes an error, never another result.
 
-- A digest is the file's size and a CRC-32 over sums: each MiB is a (256, 512) matrix of 64-bit
-  words whose row sums and column sums enter. One to three flipped bits of a MiB always change a
-  sum; what changes a sum goes unnoticed once in 2^32. It guards against accidents, not forgers.
-- Why not CRC-32 of the bytes: opening a model must stay cheap. A 60 MiB table takes 7 ms, with zlib
-  19 ms and more, BLAKE2 73 ms. The bytes are read, not mapped, so they do not count as the
-  process's memory.
-- A model folder lists the digests in `sse_config.json`, which also holds one of itself. A cached
-  file has its digest in a file beside it.
+- A digest is `SIZE-CRC-CRC...`, in hexadecimal: the number of bytes and the CRC-32 of each 4 MiB.
+  It notices every change within 32 neighbouring bits, and misses another once in 2^32. It guards
+  against accidents, not forgers.
+- A model folder lists its digests in `sse_config.json` under `digests`; `config_digest` is the
+  CRC-32 of that file's other entries. A cached file has its digest in a file beside it.
+- Older folders have `files` and `check` instead. Their CRCs are of sums over a file, which this
+  version does not compute: of such a file only the size is compared.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from sse.common.errors import UserError
 from sse.common.files import write_json
 
 CONFIG_NAME = "sse_config.json"
-UNSEALED = ("README.md", CONFIG_NAME)  # the card is prose; the configuration has its own check
-WORDS = 512  # 64-bit words a row of the matrix: a page
-BLOCK = 1 << 20
+UNLISTED = ("README.md", CONFIG_NAME)  # the card is prose; the configuration has its own digest
+BLOCK = 4 << 20  # bytes of a CRC
+THREADS = 4  # blocks that are mapped at once
+LISTS = {"digests": "config_digest", "files": "check"}  # this version's, an older one's
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:
-    """`SIZE-CRC` of a file, in hexadecimal; OSError where it cannot be read."""
-    crc = size = 0
-    block = np.empty(BLOCK // 8, "<u8")
-    with open(path, "rb", buffering=0) as file:
-        while read := _fill(file, block.view(np.uint8)):
-            size += read
-            crc = _add(block, read, crc)
-    return f"{size:x}-{crc:08x}"
+    """`SIZE-CRC-CRC...` of a file; OSError where it cannot be read."""
+    size = os.path.getsize(path)
+    with open(path, "rb") as file, ThreadPoolExecutor(THREADS) as pool:
+
+        def crc(start: int) -> str:
+            length, read = min(BLOCK, size - start), mmap.ACCESS_READ
+            # Unmapped again at once, so that the bytes do not count as the process's memory.
+            with mmap.mmap(file.fileno(), length, access=read, offset=start) as block:
+                return f"{zlib.crc32(block):08x}"  # without the GIL
+
+        starts = range(0, size, BLOCK)
+        crcs = (pool.map if len(starts) > 1 else map)(crc, starts)
+        return "-".join([f"{size:x}", *crcs])
 
 
-def digest_bytes(data: NDArray[Any] | memoryview | bytes) -> str:
-    """The same of bytes in memory."""
-    whole = np.frombuffer(data, np.uint8)
-    crc = 0
-    block = np.empty(BLOCK // 8, "<u8")
-    for start in range(0, len(whole), BLOCK):
-        part = whole[start : start + BLOCK]
-        block.view(np.uint8)[: len(part)] = part
-        crc = _add(block, len(part), crc)
-    return f"{len(whole):x}-{crc:08x}"
-
-
-def _fill(file: Any, target: NDArray[np.uint8]) -> int:
-    """Read until `target` is full or the file ends: a raw read may give less."""
-    done = 0
-    while read := file.readinto(target[done:]):
-        done += read
-    return done
-
-
-def _add(block: NDArray[Any], size: int, crc: int) -> int:
-    """CRC-32 going on with the sums of the first `size` bytes, padded with zeros to whole rows."""
-    rows = -(-size // (8 * WORDS))
-    block.view(np.uint8)[size : rows * 8 * WORDS] = 0
-    words = block[: rows * WORDS].reshape(rows, WORDS)
-    crc = zlib.crc32(words.sum(1, dtype="<u8"), crc)
-    return zlib.crc32(words.sum(0, dtype="<u8"), crc)
-
-
-def seal_folder(folder: Path, config: dict[str, Any]) -> None:
-    """Write `sse_config.json` with the digests of the files that are in `folder` now."""
-    files = {
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write `sse_config.json`: `config`, and the digests of the files that are in `folder` now."""
+    digests = {
         path.relative_to(folder).as_posix(): digest_file(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in UNSEALED
+        if path.is_file() and path.name not in UNLISTED
     }
-    config = config | {"files": files}
-    write_json(folder / CONFIG_NAME, config | {"check": _check_of(config)})
+    config = config | {"digests": digests}
+    write_json(folder / CONFIG_NAME, config | {"config_digest": _crc(config)})
 
 
-def check_config(path: Path, config: dict[str, Any]) -> None:
-    """UserError unless `config` is as it was written; one without a check passes."""
-    if "check" not in config and "files" not in config:
-        return
-    rest = {key: value for key, value in config.items() if key != "check"}
-    if config.get("check") != _check_of(rest) or not isinstance(config.get("files"), dict):
-        raise UserError(_changed(path))
+def check_folder(root: Path, config: dict[str, Any], find: Callable[[str], Path | None]) -> None:
+    """UserError unless `sse_config.json` and the files that it lists are as they were written.
+
+    Args:
+        root: the model folder.
+        config: the content of its `sse_config.json`; without digests nothing is checked.
+        find: the path of a listed file, None where it is absent.
+    """
+    for key, own in LISTS.items():
+        if key not in config and own not in config:
+            continue
+        rest = {name: value for name, value in config.items() if name != own}
+        if not isinstance(config.get(key), dict) or config.get(own) != _crc(rest):
+            raise UserError(_changed(root / CONFIG_NAME))
+        for name, digest in config[key].items():
+            if (path := find(name)) and not _equal(path, digest, whole=key == "digests"):
+                raise UserError(_changed(path))
 
 
-def check_file(root: Path, name: str, path: Path, config: dict[str, Any]) -> None:
-    """UserError unless the file is the one that the configuration tells of, where it tells."""
-    files = config.get("files")
-    if files is not None and files.get(name) != digest_file(path):
-        raise UserError(_changed(root / name))
+def _equal(path: Path, digest: Any, whole: bool) -> bool:
+    """Whether the file has this digest, or at least its size."""
+    if whole:
+        return digest_file(path) == digest
+    return f"{path.stat().st_size:x}" == str(digest).split("-")[0]
 
 
 def _changed(path: Path) -> str:
     return (
         f"{path} is damaged, or was changed since it was written: copy or export the model again "
-        f"(if the change was meant, delete 'files' and 'check' from {CONFIG_NAME})"
+        f"(if the change was meant, delete 'digests' and 'config_digest', in older models 'files' "
+        f"and 'check', from {CONFIG_NAME})"
     )
 
 
-def _check_of(config: dict[str, Any]) -> str:
+def _crc(config: dict[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(config, sort_keys=True).encode()):08x}"
 
 
-def seal_file(path: Path) -> None:
+def write_digest(path: Path) -> None:
     """Write the digest of a cached file beside it."""
     write_json(_beside(path), digest_file(path))
 
 
-def is_sealed(path: Path) -> bool:
-    """Whether the cached file is there and as it was when it was sealed."""
+def is_whole(path: Path) -> bool:
+    """Whether a cached file is there and as it was when its digest was written."""
     try:
         return bool(json.loads(_beside(path).read_text("utf-8")) == digest_file(path))
     except (OSError, ValueError):

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
+
+# Libraries that the core does without, by the name to import: the extra that brings each.
+EXTRAS = {
+    "faiss": "search",
+    "fsspec": "cluster",
+    "nanotoken": "fast",
+    "onnx": "onnx",
+    "ray": "cluster",
+    **dict.fromkeys(
+        ("Stemmer", "bm25s", "datasets", "jsonargparse", "lightning", "matplotlib", "pandas",
+         "scipy", "sentence_transformers", "tensorboard", "torch", "torchmetrics", "yaml"),
+        "train",
+    ),
+}  # fmt: skip
+_ROOM = "free some space or choose another folder"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WAYS_OUT = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f) or choose another folder",
+    errno.EIO: "check the disk or choose another folder",
+    errno.EACCES: "get the permission or choose another place",
+    errno.EROFS: "choose a place that can be written",
+    # What becomes of a folder that cannot be made, or of a file that has gone.
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EEXIST: "choose another path",
+    errno.ENAMETOOLONG: "choose a shorter path",
+}
 
 
 class Stopped(Exception):
@@ -47,6 +78,50 @@ class UserError(ValueError):
         return [f"error: {self}"]
 
 
+class MissingExtra(UserError, ImportError):
+    """A library is not installed; the message names the extra of this package that brings it.
+
+    Args:
+        library: a key of `EXTRAS`.
+    """
+
+    def __init__(self, library: str) -> None:
+        extra = EXTRAS[library]
+        super().__init__(
+            f"this needs the extra `{extra}` ({library} is not installed): "
+            f"pip install 'stable-static-embedding[{extra}]'"
+        )
+
+
+@contextlib.contextmanager
+def extras_named() -> Iterator[None]:
+    """Raise `MissingExtra` for a missing library of an extra; other missing modules pass."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        # A missing part of an installed library (`torch.x`) is a defect and has another name.
+        if error.name not in EXTRAS:
+            raise
+        raise MissingExtra(error.name) from None
+
+
+@contextlib.contextmanager
+def script_imports() -> Iterator[None]:
+    """Around a script's imports: a missing extra ends the script in one line, with code 2."""
+    try:
+        with extras_named():
+            yield
+    except MissingExtra as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def import_extra(module: str) -> Any:
+    """The module of that name; `MissingExtra` where it needs an extra that is not installed."""
+    with extras_named():
+        return import_module(module)
+
+
 def one_line(main: Callable[..., Any]) -> Callable[..., int]:
     """Turn the failures a user can mend into one line on stderr and an exit code.
 
@@ -58,7 +133,8 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapper(*args: Any, **kwargs: Any) -> int:
         try:
-            main(*args, **kwargs)
+            with extras_named():
+                main(*args, **kwargs)
         except UserError as error:
             sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
             return 2
@@ -69,25 +145,24 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
             sys.stderr.write("error: interrupted\n")
             return 130
         except Exception as error:
-            reason = _system_reason(error)
-            if reason is None:
+            line = _system_line(error)
+            if line is None:
                 raise
-            sys.stderr.write(f"error: {reason}: free some space or choose another folder\n")
+            sys.stderr.write(f"error: {line}\n")
             return 1
         return 0
 
     return wrapper
 
 
-def _system_reason(error: Exception) -> str | None:
-    """What the system refused, where a user can mend it: a full or forbidden disk."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    refused = (*full, errno.EIO, errno.EACCES, errno.EROFS, errno.ENOTDIR)
-    unmade = (errno.ENOENT, errno.ENAMETOOLONG, errno.EEXIST)  # of a folder that cannot be made
-    if isinstance(error, OSError) and error.errno in (*refused, *unmade):
-        return f"{error.strerror}{f' ({error.filename})' if error.filename else ''}"
+def _system_line(error: Exception) -> str | None:
+    """What the system refused and the way out, where a user can mend it; None for a defect."""
+    if isinstance(error, OSError) and error.errno in _WAYS_OUT:
+        place = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{place}: {_WAYS_OUT[error.errno]}"
     # Libraries written in Rust and C++ pass the system's words on in errors of their own; torch's
-    # writer names its own source file instead (a limit of the size of files, a quota).
+    # writer names its own source file instead.
     if "inline_container.cc" in str(error):
-        return "a file could not be written in full"
-    return next((text for text in map(os.strerror, full) if text in str(error)), None)
+        return f"a file could not be written in full: {_ROOM}"
+    full = (number for number in _FULL if os.strerror(number) in str(error))
+    return next((f"{os.strerror(number)}: {_WAYS_OUT[number]}" for number in full), None)

@@ -1,8 +1,7 @@
-"""The Hugging Face hub with a short fuse: an unreachable hub says so within five seconds.
+"""The Hugging Face hub with a deadline: an unreachable hub is an error within five seconds.
 
-The hub's own client retries for 23 s before it gives up. So one small request with a deadline
-goes first, and only a hub that answers is asked for more; what the local cache holds is used
-without asking.
+The hub's own client retries for much longer. So one small request with a deadline goes first, and
+only a hub that answers is asked for more. A file in the local cache is used without a request.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def hub_file(name: str, file: str) -> Path:
     import huggingface_hub
     from huggingface_hub.utils import HFValidationError
 
-    way_out = "give the path of a local tokenizer.json, or --data.tokenizer train"
+    way_out = "give the path of a local tokenizer.json, or train one"
     try:
         cached = huggingface_hub.try_to_load_from_cache(name, file)
     except HFValidationError:
@@ -81,25 +81,19 @@ def offline() -> bool:
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
     """The result of `call`, or TimeoutError: a name look-up cannot be bounded otherwise."""
-    result: list[Any] = []
-    failure: list[BaseException] = []
+    answer: Future[Any] = Future()
 
     def work() -> None:
         try:
-            result.append(call())
-        except BaseException as error:  # handed to the caller below
-            failure.append(error)
+            answer.set_result(call())
+        except BaseException as error:  # the caller's `answer.result` raises it
+            answer.set_exception(error)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if not result:
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
-    return result[0]
+    threading.Thread(target=work, daemon=True).start()  # an executor's would hold the program's end
+    return answer.result(seconds)
 
 
 def _first(error: BaseException) -> str:
+    """The error's first line; its class where it has no text, as a TimeoutError."""
     lines = str(error).strip().splitlines()
     return lines[0][:120] if lines else type(error).__name__

@@ -1,71 +1,85 @@
-"""A program that Ctrl-C and SIGTERM surely end.
+"""What SIGINT and SIGTERM do: every handler of the library stands here.
 
-Python runs a signal's handler in the main thread, between two of its instructions. Two things can
-keep a program alive that way, both seen in about one of a hundred tries:
-
-- The signal comes just before the main thread blocks, in a read of a pipe that stays silent: the
-  handler waits for the read to return.
-- KeyboardInterrupt strikes inside of a library's locking and leaves a lock taken for ever.
-
-So a thread of its own, which the system wakes at once, ends what has not ended by itself.
+Python runs a handler in the main thread, between two of its instructions. A signal that comes just
+before a call that waits is heard when the call returns, so a second Ctrl-C may be needed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from sse.common.errors import Stopped
-from sse.common.files import remove_unfinished
 
-GRACE = 3.0  # seconds for the orderly way: running batches end, files half-written go
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextlib.contextmanager
-def stopped_by_signals(grace: float = GRACE) -> Iterator[None]:
-    """Raise KeyboardInterrupt at SIGINT and SIGTERM; end the process if that has no effect.
+def interrupt_on_sigterm() -> Any:
+    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does, until something else handles it.
 
-    The second way leaves nothing half-written either, and has the same message and exit code.
-
-    Args:
-        grace: seconds from the signal to the second way.
+    Returns:
+        The handler before; None outside the main thread, where nothing changes.
     """
-    if threading.current_thread() is not threading.main_thread():  # signals are not its business
-        yield
-        return
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    ended = threading.Event()
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    guard = threading.Thread(target=_guard, args=(reader, ended, grace), daemon=True)
-    guard.start()
+    if threading.current_thread() is threading.main_thread():
+        return signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return None
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt at SIGTERM too."""
+    before = interrupt_on_sigterm()
     try:
         yield
     finally:
-        ended.set()
-        signal.set_wakeup_fd(woken)
-        signal.signal(signal.SIGTERM, before)
-        os.close(writer)  # the guard reads the end and goes
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End as Ctrl-C does."""
-    raise KeyboardInterrupt
+class NotedSignals:
+    """SIGINT and SIGTERM noted instead of raised, so that the work in hand ends first.
+
+    Outside the main thread, which alone may set handlers, nothing happens.
+
+    Attributes:
+        number: the signal that came, 0 for none. A second one of the same kind ends the process.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def remember(self) -> None:
+        """Take the handlers of now for those that `give_back` restores."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in STOPS}
+
+    def take_over(self) -> None:
+        """Note signals from now on; `remember` comes first."""
+        for number in self._before:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def give_back(self) -> None:
+        """Restore the remembered handlers."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
 
 @contextlib.contextmanager
 def stopped_with(way_on: Callable[[], str]) -> Iterator[None]:
-    """Raise `Stopped` at SIGINT and SIGTERM, where nobody else has taken them over.
+    """Raise `Stopped` at SIGINT and SIGTERM, where nobody else handles them.
 
     Args:
-        way_on: says, when the time has come, how to go on.
+        way_on: says how to go on, when the signal has come.
     """
     defaults = (signal.SIG_DFL, signal.default_int_handler)
     before = {}
@@ -83,14 +97,3 @@ def stopped_with(way_on: Callable[[], str]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _guard(reader: int, ended: threading.Event, grace: float) -> None:
-    """Read signal numbers as they come; end the process when one of `STOPS` has not."""
-    while number := os.read(reader, 1):
-        if number[0] in STOPS and not ended.wait(grace):
-            remove_unfinished()
-            sys.stderr.write("error: interrupted\n")
-            sys.stderr.flush()
-            os._exit(130)
-    os.close(reader)

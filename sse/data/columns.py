@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from sse.common.errors import UserError
 from sse.data.bad_rows import fault
 from sse.data.set_spec import SetSpec
-from sse.data.tables import tables
 
 ANCHORS = ("anchor", "query", "question")
 POSITIVES = ("positive", "document", "passage", "answer", "text")
@@ -126,7 +125,7 @@ def _negatives(label: str, most: int | None, dataset: Any, names: Sequence[str])
 def _shortest(dataset: Any) -> tuple[int, int]:
     """(length, row) of the shortest list, the first of several; a null counts as empty."""
     found, first = [], 0
-    for table in tables(dataset, RUN):
+    for table in dataset.with_format("arrow").iter(RUN):
         lengths = pc.fill_null(pc.list_value_length(table.column(0)), 0).to_numpy()
         at = int(lengths.argmin())
         found.append((int(lengths[at]), first + at))
@@ -140,10 +139,10 @@ def _check(label: str, files: Sequence[Path], dataset: Any, taken: Sequence[Colu
     names = list(dict.fromkeys(column.name for column in taken))
     for name in names:
         if not _holds_text(schema.field(name).type) or _is_json(dataset.features[name]):
-            found = fault(files, names) or f"column {name!r} is {schema.field(name).type}"
-            raise UserError(f"{label}: {found}, not text; mend it or name another column")
+            found = fault(files, names) or f"column {name!r} is {schema.field(name).type}, not text"
+            raise UserError(f"{label}: {found}; mend it or name another column")
     first = 0
-    for table in tables(dataset.select_columns(names), RUN):
+    for table in dataset.select_columns(names).with_format("arrow").iter(RUN):
         for column in taken:
             texts = column.of(table)
             try:

@@ -21,7 +21,7 @@ import torch
 from sse_kernels.plan import plan_bags
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sse.common.digests import is_sealed, seal_file
+from sse.common.digests import is_whole, write_digest
 from sse.common.errors import UserError
 from sse.data.batch_plan import ORDERS, Batch, plan_epoch
 from sse.data.device_cache import MODES, Ahead, DeviceCache
@@ -176,7 +176,7 @@ class SSEDataModule(L.LightningDataModule):
         content = [size, *(pairs.fingerprint for pairs in self.pairs)]
         key = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
         path = folder / "tokenizers" / f"{key}.json"
-        if not is_sealed(path):
+        if not is_whole(path):
             say(f"tokenizer: training WordPiece on the pairs, at most {size:,}")
             texts = (
                 text
@@ -186,7 +186,7 @@ class SSEDataModule(L.LightningDataModule):
             )
             trained = train_tokenizer(texts, size)
             trained.save(path)
-            seal_file(path)
+            write_digest(path)
         return load_tokenizer(str(path), max_tokens=options.max_tokens)
 
     def state_dict(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from packaging.requirements import InvalidRequirement, Requirement
 from tqdm.auto import tqdm
 
-from sse.common.digests import is_sealed, seal_file
+from sse.common.digests import is_whole, write_digest
 from sse.common.files import atomic_file
 from sse.data.columns import Column
 from sse.data.docstring_text import bare, clean
@@ -71,7 +71,7 @@ def embedded_pairs(
     packages = _packages()
     table = None
     path = Path(cache) / f"docstrings-{_key(packages)}.parquet" if cache else None
-    if path is not None and is_sealed(path):  # a damaged file is only a lost minute
+    if path is not None and is_whole(path):  # a damaged file is only a lost minute
         table = pq.read_table(path)
     if table is None:
         rows = extract(packages, progress)
@@ -80,7 +80,7 @@ def embedded_pairs(
         if path is not None:
             with atomic_file(path) as temporary:
                 pq.write_table(table, temporary)
-            seal_file(path)
+            write_digest(path)
     counts = Counter(table.column("package").to_pylist())
     dataset = datasets.Dataset.from_dict(table.select(["anchor", "positive"]).to_pydict())
     sources = [Column("anchor", "anchor"), Column("positive", "positive")]

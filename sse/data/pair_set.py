@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from sse.data.columns import Column, choose_columns
 from sse.data.set_spec import SetSpec, as_spec
-from sse.data.tables import tables
 
 CHUNK_ROWS = 1_024
 CHUNK_BYTES = 8_000_000
@@ -63,7 +62,8 @@ class PairSet:
 
         A chunk has at most `rows` rows and about `size` bytes (a longer row stands alone).
         """
-        for table in tables(self.dataset, rows, start):
+        rest = self.dataset.select(range(start, len(self)))
+        for table in _tables(rest, rows):
             step = max(1, min(len(table), len(table) * size // max(1, table.nbytes)))
             for first in range(0, len(table), step):
                 part = table.slice(first, step)
@@ -129,13 +129,19 @@ def _fingerprint(dataset: Any, sources: Sequence[Column]) -> str:
     """Hash of the texts in canonical form: per column the lengths and the UTF-8 bytes."""
     lengths = [hashlib.blake2b(digest_size=32) for _ in sources]
     contents = [hashlib.blake2b(digest_size=32) for _ in sources]
-    for table in tables(dataset, 16 * CHUNK_ROWS):
+    for table in _tables(dataset, CHUNK_ROWS):
         for source, length, content in zip(sources, lengths, contents, strict=True):
             for array in source.of(table).chunks:
                 length.update(np.asarray(pc.binary_length(array), np.int64).tobytes())
                 content.update(_utf8(array))
     parts = [hash.digest() for pair in zip(lengths, contents, strict=True) for hash in pair]
     return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def _tables(dataset: Any, rows: int) -> Iterator[pa.Table]:
+    """The rows of a `datasets.Dataset` in tables of at most `rows` rows, one chunk per column."""
+    for table in dataset.with_format("arrow").iter(rows):
+        yield table.combine_chunks()  # rows picked out of a larger set come as a chunk each
 
 
 def _utf8(array: pa.Array) -> memoryview:

@@ -25,8 +25,7 @@ from sse.common.errors import UserError
 from sse.common.hub import HubUnreachable, ask_hub
 from sse.data.bad_rows import fault
 from sse.data.set_spec import SetSpec
-from sse.data.tables import tables
-from sse.text.record_files import kind_of, lines_of, open_bytes
+from sse.text.record_files import kind_of, numbered, open_bytes, or_raise
 
 KINDS = "jsonl, json, csv, tsv (each also .gz) or parquet"
 BIG = 200_000_000  # bytes from which reading takes long enough for a progress bar
@@ -234,8 +233,8 @@ def _csv_options(files: Sequence[Path], separator: str) -> dict[str, Any]:
     import datasets
 
     with open_bytes(files[0]) as file:
-        first = (line.decode("utf-8-sig") for line in lines_of(file))
-        header = next(csv.reader(first, delimiter=separator), [])
+        lines = (line for _, line in or_raise(numbered(file, str(files[0]))))
+        header = next(csv.reader(lines, delimiter=separator), [])
     if len(set(header)) < len(header) or "" in header:
         raise UserError(f"{files[0]}: line 1: column names must differ and not be empty: {header}")
     features = datasets.Features({name: datasets.Value("string") for name in header})
@@ -245,8 +244,8 @@ def _csv_options(files: Sequence[Path], separator: str) -> dict[str, Any]:
 def _may_lack_fields(dataset: Any) -> bool:
     """Whether the last column has an empty text, as rows with too few fields get one silently."""
     last = dataset.column_names[-1]
-    runs = tables(dataset.select_columns([last]), 65_536)
-    return any(pc.any(pc.equal(run.column(0), "")).as_py() for run in runs)
+    tables = dataset.select_columns([last]).with_format("arrow").iter(65_536)
+    return any(pc.any(pc.equal(table.column(0), "")).as_py() for table in tables)
 
 
 @contextlib.contextmanager

@@ -24,18 +24,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from sse.common.files import write_json
 from sse.data.pair_set import PairSet
-from sse.text.token_batch import Ragged
+from sse.text.token_batch import TokenBatch
 from sse.text.tokenizer import TextTokenizer
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: two runs then build the same files, each its own
-    fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1  # raise it when what the files mean changes: old caches are then left alone
 RECORD = "record.json"
@@ -55,7 +51,7 @@ class TokenizedSet:
 
     name: str
     columns: tuple[str, ...]
-    tokens: tuple[Ragged, ...]
+    tokens: tuple[TokenBatch, ...]
     text_ids: NDArray[np.uint64]
 
     def __len__(self) -> int:
@@ -176,7 +172,7 @@ class _Build:
         columns = range(len(self.pair_set.columns))
         text_ids = _mapped(self.folder / "text_ids", np.dtype(np.uint64))
         tokens = [
-            Ragged(
+            TokenBatch(
                 _mapped(self.folder / f"ids_{column}", self.dtype),
                 _mapped(self.folder / f"offsets_{column}", np.dtype(np.int64)),
             )
@@ -289,13 +285,13 @@ def _mapped(path: Path, dtype: np.dtype) -> NDArray[Any]:
 @contextlib.contextmanager
 def _locked(path: Path, name: str, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file `path`; it stays behind, as removing it would race."""
-    if fcntl is None:
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"token cache of {name}: another run is at it; waiting")
+        lock.acquire()
+    try:
         yield
-        return
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"token cache of {name}: another run is at it; waiting")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    finally:
+        lock.release()

@@ -13,7 +13,6 @@ from sse.common.digests import CONFIG_NAME
 from sse.common.errors import UserError
 from sse.evaluation.collection import Collection
 from sse.evaluation.evaluate import Result, check_dims, encoders, evaluate, evaluate_bm25
-from sse.model.checked_files import ModelFiles
 from sse.model.folder import read_folder
 from sse.model.load import load
 from sse.text.tokenizer import load_tokenizer
@@ -30,8 +29,7 @@ def load_model(folder: str | Path, device: str | None = None) -> Any:
     if not _native(Path(folder)):
         return load(folder, device=device)
     if (Path(folder) / CONFIG_NAME).exists():  # of ours: the parts are checked against each other
-        ModelFiles(Path(folder)).every()
-        found = read_folder(folder, verify=False)
+        found = read_folder(folder)
         found.check_tokenizer(load_tokenizer(str(found.tokenizer)).vocab_size)
     from sentence_transformers import SentenceTransformer
 

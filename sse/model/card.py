@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sse.common.version import __version__
-from sse.model.norm_forms import NORMS
+from sse.model.norm_forms import NORM_FORMS
 
 if TYPE_CHECKING:
     from sse.model.model import SSE
@@ -41,7 +41,7 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
     name = facts.get("name", "Stable Static Embedding")
     rows, dim = module.embedding.weight.shape
     metrics: Metrics = facts.get("metrics", {})
-    norm = NORMS[module.norm_name]
+    norm = NORM_FORMS[module.norm_name]
     header: dict[str, Any] = {
         "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction",
                  "static-embedding", "stable-static-embedding"],

@@ -3,7 +3,6 @@
 - A file stands in the folder, or is a link into the `blobs` of the hub's cache, whose snapshots are
   made of such links. Other links that leave the folder are refused: a folder from a stranger must
   not make us read, or export, files of this machine.
-- Digests are those of `sse.common.digests`, in folders of ours.
 - Tables are mapped, and only after their declared sizes have been found to fit the file.
 """
 
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.digests import CONFIG_NAME, check_config, check_file
+from sse.common.digests import CONFIG_NAME, check_folder
 from sse.common.errors import UserError
-from sse.model.table import Table
+from sse.model.table import EmbeddingTable
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1"}
 _MAX_HEADER = 10_000_000  # bytes; safetensors' own limit is 100 MB
@@ -36,57 +35,37 @@ class ModelFiles:
 
     Attributes:
         config: `sse_config.json`, or {} where there is none.
+
+    Raises:
+        UserError: a file that is not as it was written.
     """
 
     def __init__(self, root: Path, verify: bool = True) -> None:
-        self.root = root
-        self._real = Path(os.path.realpath(root))
-        self._verify = False  # of the configuration itself: it has no digest but a check
-        self.config: dict[str, Any] = {}
-        if self.has(CONFIG_NAME):
-            self.config = self.json(CONFIG_NAME)
-            if verify:
-                check_config(root / CONFIG_NAME, self.config)
-        self._verify = verify
+        self.root, self.verify = root, verify
+        self.config: dict[str, Any] = self.json(CONFIG_NAME) if self.has(CONFIG_NAME) else {}
+        if verify:
+            check_folder(root, self.config, lambda n: self.path(n) if self.has(n) else None)
 
     def has(self, name: str) -> bool:
         """Whether there is such a file, or a link of that name."""
         return os.path.lexists(self.root / name)
 
-    def path(self, *parts: str) -> Path:
-        """The path of a file, checked.
-
-        Raises:
-            UserError: no such file, one outside the folder, or another than was written.
-        """
-        path = self.root.joinpath(*parts)
+    def path(self, name: str) -> Path:
+        """The path of a file; UserError where it is missing or outside the folder."""
+        path = self.root / name
         if not path.is_file():
             raise UserError(f"{path} is missing: give the folder of an exported model")
-        real = Path(os.path.realpath(path))
-        if not real.is_relative_to(self._real) and not self._is_blob(real):
+        root, real = Path(os.path.realpath(self.root)), Path(os.path.realpath(path))
+        snapshots = root.parent
+        is_blob = snapshots.name == "snapshots" and real.parent == snapshots.parent / "blobs"
+        if not real.is_relative_to(root) and not is_blob:
             raise UserError(
                 f"{path} leads out of the model's folder, to {real}: put a copy of the file there"
             )
-        if self._verify:
-            check_file(self.root, "/".join(parts), path, self.config)
         return path
 
-    def every(self) -> None:
-        """Check all files that a folder of ours lists: for readers that are not this package's."""
-        for name in self.config.get("files", {}):
-            self.path(*name.split("/"))
-
-    def _is_blob(self, real: Path) -> bool:
-        """Whether the folder is a snapshot in the hub's cache and the file one of its blobs."""
-        snapshots = self._real.parent
-        return snapshots.name == "snapshots" and real.parent == snapshots.parent / "blobs"
-
     def json(self, name: str, kind: type = dict) -> Any:
-        """The JSON in a file.
-
-        Raises:
-            UserError: no JSON, or another `kind` of value.
-        """
+        """The JSON in a file; UserError where it holds none, or another `kind` of value."""
         path = self.path(name)
         if (size := path.stat().st_size) > _MAX_JSON:
             raise UserError(f"{path} has {size:,} bytes, more than the {_MAX_JSON:,} that are read")
@@ -100,13 +79,9 @@ class ModelFiles:
             raise UserError(f"{path} holds a {type(value).__name__}, expected a {kind.__name__}")
         return value
 
-    def tokenizer(self) -> Path:
-        """Path of tokenizer.json."""
-        return self.path("tokenizer.json")
-
-    def tensors(self, *parts: str) -> dict[str, NDArray[Any]]:
+    def tensors(self, name: str) -> dict[str, NDArray[Any]]:
         """Every tensor of a safetensors file: see `read_safetensors`."""
-        return read_safetensors(self.path(*parts))
+        return read_safetensors(self.path(name))
 
 
 def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
@@ -131,6 +106,7 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
 def _tensor(
     path: Path, base: int, size: int, dtype: str, shape: list[int], data_offsets: list[int]
 ) -> NDArray[Any]:
+    """One tensor of the file; ValueError where its declared place or shape cannot be."""
     if dtype not in _DTYPES:
         raise ValueError(f"a tensor of type {dtype}")
     kind = np.dtype(_DTYPES[dtype])
@@ -139,15 +115,13 @@ def _tensor(
         raise ValueError("a negative size")
     if base + end > size or end - start != math.prod(shape) * kind.itemsize:
         raise ValueError(f"{size} bytes do not hold a tensor of shape {shape}")
-    if start == end:
+    if start == end:  # nothing can be mapped
         return np.zeros(shape, np.float32 if dtype == "BF16" else kind)
     data = np.memmap(path, kind, "r", base + start, tuple(shape))
-    if dtype == "BF16":
-        return (data.astype(np.uint32) << 16).view(np.float32)
-    return data
+    return (data.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else data
 
 
-def read_q4(path: Path, vocab: int) -> Table:
+def read_q4(path: Path, vocab: int) -> EmbeddingTable:
     """The published 4-bit table, memory-mapped.
 
     The file is V x D/2 packed bytes (high nibble first), then V float32 scales;
@@ -164,9 +138,8 @@ def read_q4(path: Path, vocab: int) -> Table:
             f"{path}: {size} bytes are no whole rows for {vocab} tokens: "
             "the file is damaged or belongs to another tokenizer"
         )
-    half = row - 4
-    packed = np.memmap(path, np.uint8, "r", 0, (vocab, half))
-    scales = np.memmap(path, "<f4", "r", vocab * half, (vocab,))
+    packed = np.memmap(path, np.uint8, "r", 0, (vocab, row - 4))
+    scales = np.memmap(path, "<f4", "r", vocab * (row - 4), (vocab,))
     if not np.isfinite(scales).all():
         raise UserError(f"{path}: the scales hold NaN or infinite values: copy the file again")
-    return Table(packed, scales)
+    return EmbeddingTable(packed, scales)

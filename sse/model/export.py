@@ -31,14 +31,14 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from torch import Tensor, nn
 
-from sse.common.digests import seal_folder
+from sse.common.digests import write_config
 from sse.common.errors import UserError
 from sse.common.files import atomic_folder
 from sse.common.version import __version__
 from sse.model.card import write_card
 from sse.model.folder import FORMAT
 from sse.model.model import SSE
-from sse.model.norm_forms import NORMS, Diagonal, Standard
+from sse.model.norm_forms import NORM_FORMS, Diagonal, Standard
 
 
 def export(
@@ -68,7 +68,7 @@ def export(
         native.similarity_fn_name = model.similarity_fn_name
     with atomic_folder(target) as temporary:
         native.save(str(temporary), create_model_card=False)
-        seal_folder(
+        write_config(
             temporary,
             {
                 "format": FORMAT,
@@ -88,7 +88,7 @@ def native_modules(module: SSE) -> list[nn.Module]:
     """The sentence-transformers modules that compute the same as `module`."""
     vectors = {name: v.float().cpu() for name, v in module.norm.vectors().items()}
     modules: list[nn.Module] = [_table(module)]
-    for step in NORMS[module.norm_name].steps:
+    for step in NORM_FORMS[module.norm_name].steps:
         if isinstance(step, Diagonal):
             shift = None if step.shift is None else vectors[step.shift]
             modules.append(_diagonal(vectors[step.scale], shift, getattr(nn, step.activation)()))

@@ -2,8 +2,7 @@
 
 Four layouts are known: this project's export (`sse_config.json` beside native
 sentence-transformers modules), its compact form with smaller rows (`sse.model.quantise`), the
-published
-SSE models (`embedding.weight`, `dyt.alpha|beta|bias`, or their 4-bit file), and any
+published SSE models (`embedding.weight`, `dyt.alpha|beta|bias`, or their 4-bit file), and any
 sentence-transformers folder with a StaticEmbedding alone. Nothing is executed, nothing is
 unpickled; `sse.model.checked_files` checks each file before it is used.
 """
@@ -21,8 +20,8 @@ from numpy.typing import NDArray
 from sse.common.digests import CONFIG_NAME
 from sse.common.errors import UserError
 from sse.model.checked_files import ModelFiles, read_q4
-from sse.model.norm_forms import NORMS
-from sse.model.table import KINDS, Table
+from sse.model.norm_forms import NORM_FORMS
+from sse.model.table import ROW_KINDS, EmbeddingTable
 
 FORMAT = 1
 Q4_TABLE, Q4_REST = "embedding.q4_k_m.bin", "model_rest.safetensors"
@@ -35,22 +34,23 @@ class ModelFolder:
     Attributes:
         rows: the table (V, D) as stored, memory-mapped.
         norm: the norm's name.
-        vectors: the norm's parameters, each (D,) float32, by `sse.model.norm_forms`' names.
-        RMSNorm's
-            `gain` is weight * sqrt(D).
+        vectors: the norm's parameters, each (D,) float32, by `sse.model.norm_forms`' names;
+            RMSNorm's `gain` is weight * sqrt(D).
         tokenizer: path of tokenizer.json.
+        digests: what was compared: "verified", "sizes" of a folder made before `digests`, "none".
         max_tokens: texts are cut there; None for no limit.
         settings: config_sentence_transformers.json (prompts, similarity), or {}.
+        tokens: the tokenizer's vocabulary, where the folder gives it.
     """
 
-    rows: Table
+    rows: EmbeddingTable
     norm: str
     vectors: dict[str, NDArray[np.float32]]
     tokenizer: Path
+    digests: str
     max_tokens: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    tokens: int | None = None  # the tokenizer's vocabulary, where the folder says it
-    sealed: bool = False  # whether the folder lists digests of its files
+    tokens: int | None = None
 
     def check_tokenizer(self, tokens: int) -> None:
         """UserError where a vocabulary of `tokens` does not fit the table.
@@ -76,7 +76,7 @@ def read_folder(folder: str | os.PathLike[str], verify: bool = True) -> ModelFol
 
     Args:
         folder: the folder.
-        verify: compare its files with the digests in it, where it is one of ours (7 ms for 60 MiB).
+        verify: compare its files with the digests in it, where it is one of ours.
 
     Raises:
         UserError: no model there, a damaged file, one outside the folder, or parts that do not fit
@@ -89,16 +89,16 @@ def read_folder(folder: str | os.PathLike[str], verify: bool = True) -> ModelFol
     if files.has(CONFIG_NAME):
         model = _read_export(files)
     elif files.has(Q4_TABLE):
-        rest = files.tensors(Q4_REST)
-        model = _published(files, read_q4(files.path(Q4_TABLE), _vocabulary(files)), rest)
+        rows = read_q4(files.path(Q4_TABLE), _vocabulary(files))
+        model = _model(files, rows, "dyt", _vectors(root, files.tensors(Q4_REST), "dyt"))
     else:
         tensors = files.tensors("model.safetensors")
-        if "embedding.weight" not in tensors:
-            raise UserError(
-                f"{root}/model.safetensors holds no embedding.weight: not a static embedding model"
-            )
-        table = _rows(root, tensors.pop("embedding.weight"))
-        model = _published(files, table, tensors) if tensors else _plain(files, table)
+        rows = _rows(root, tensors)
+        if len(tensors) > 1:  # the published layout has dyt.alpha, dyt.beta, dyt.bias beside it
+            model = _model(files, rows, "dyt", _vectors(root, tensors, "dyt"))
+        else:
+            _check_alone(files)
+            model = _model(files, rows, "none", {})
     _check(model, root)
     return model
 
@@ -111,104 +111,101 @@ def _vocabulary(files: ModelFiles) -> int:
 
 
 def _read_export(files: ModelFiles) -> ModelFolder:
-    root, config = files.root, files.config
+    place, config = files.root / CONFIG_NAME, files.config
     if config.get("format") != FORMAT:
         raise UserError(
-            f"{root / CONFIG_NAME} has format {config.get('format')!r}, this version reads "
-            f"{FORMAT}: upgrade sse or export the model again"
+            f"{place} has format {config.get('format')!r}, this version reads {FORMAT}: "
+            "upgrade sse or export the model again"
         )
     norm = str(config.get("norm"))
-    if norm not in NORMS:
-        raise UserError(
-            f"{root / CONFIG_NAME} names the norm '{norm}': this version knows {', '.join(NORMS)}"
-        )
+    if norm not in NORM_FORMS:
+        known = ", ".join(NORM_FORMS)
+        raise UserError(f"{place} names the norm '{norm}': this version knows {known}")
     if "rows" in config:
         return _read_compact(files, norm)
+    rows = _rows(files.root, files.tensors("model.safetensors"))
+    return _model(files, rows, norm, _module_vectors(files, norm))
+
+
+def _module_vectors(files: ModelFiles, norm: str) -> dict[str, NDArray[np.float32]]:
+    """The norm's vectors out of native sentence-transformers modules, a subfolder each."""
     modules = files.json("modules.json", list)
     paths = {str(m.get("idx")): str(m.get("path")) for m in modules if isinstance(m, dict)}
-    table = files.tensors("model.safetensors").get("embedding.weight")
-    if table is None:
-        raise UserError(f"{root}/model.safetensors holds no embedding.weight: export again")
     vectors = {}
-    for name, where in NORMS[norm].stored.items():
+    for name, where in NORM_FORMS[norm].stored.items():
         number, tensor = where.split("/")
         subfolder = paths.get(number, "")
         if subfolder in ("", ".", "..") or "\0" in subfolder or Path(subfolder).name != subfolder:
-            raise UserError(f"{root}/modules.json gives no folder for module {number}")
-        value = files.tensors(subfolder, "model.safetensors").get(tensor)
+            raise UserError(f"{files.root}/modules.json gives no folder for module {number}")
+        place = f"{subfolder}/model.safetensors"
+        value = files.tensors(place).get(tensor)
         if value is None:
-            raise UserError(
-                f"{root / subfolder}/model.safetensors holds no {tensor}: export the model again"
-            )
+            raise UserError(f"{files.root / place} holds no {tensor}: export the model again")
         # A diagonal Dense holds the vector on its diagonal.
-        value = value.diagonal() if value.ndim == 2 else value
-        vectors[name] = np.array(value, np.float32)
-    return _model(files, _rows(root, table), norm, vectors)
+        vectors[name] = np.array(value.diagonal() if value.ndim == 2 else value, np.float32)
+    return vectors
 
 
 def _read_compact(files: ModelFiles, norm: str) -> ModelFolder:
     """What `sse.model.quantise.write_compact` writes: rows, scales and the norm's vectors."""
     root, kind, vocab = files.root, files.config["rows"], files.config.get("vocab_size")
-    if str(kind) not in KINDS or type(vocab) is not int:
+    if str(kind) not in ROW_KINDS or type(vocab) is not int:
         raise UserError(f"{root / CONFIG_NAME} has rows {kind!r} of {vocab!r} tokens: export again")
     tensors = files.tensors(Q4_REST if kind == "int4" else "model.safetensors")
-    if kind == "int4":
-        rows = read_q4(files.path(Q4_TABLE), vocab)
-    elif "embedding.weight" in tensors:
-        rows = _rows(root, tensors["embedding.weight"], tensors.get("embedding.scale"))
-    else:
-        raise UserError(f"{root}/model.safetensors holds no embedding.weight: export again")
+    rows = read_q4(files.path(Q4_TABLE), vocab) if kind == "int4" else _rows(root, tensors)
     if rows.kind != kind or rows.shape[0] != vocab:
         raise UserError(
             f"{root}: the table has {rows.shape[0]} {rows.kind} rows, {CONFIG_NAME} says {vocab} "
             f"of {kind}: the files belong to different models"
         )
-    names = {name: f"{norm}.{name}" for name in NORMS[norm].stored}
-    if missing := [name for name in names.values() if name not in tensors]:
-        raise UserError(f"{root} lacks {', '.join(missing)}: export the model again")
-    vectors = {name: np.array(tensors[full], np.float32) for name, full in names.items()}
-    return _model(files, rows, norm, vectors)
+    return _model(files, rows, norm, _vectors(root, tensors, norm))
 
 
 def _model(
-    files: ModelFiles, rows: Table, norm: str, vectors: dict[str, NDArray[np.float32]]
+    files: ModelFiles, rows: EmbeddingTable, norm: str, vectors: dict[str, NDArray[np.float32]]
 ) -> ModelFolder:
     """What the layouts share."""
+    config, digests = files.config, "none"
+    if files.verify:
+        digests = "verified" if "digests" in config else "sizes" if "files" in config else "none"
+    most = config.get("max_tokens")
+    if most is not None and (type(most) is not int or most < 1):
+        place = files.root / CONFIG_NAME
+        raise UserError(f"{place} has max_tokens {most!r}: a positive number or null")
     return ModelFolder(
-        rows, norm, vectors, files.tokenizer(), _max_tokens(files.root, files.config),
-        _settings(files), files.config.get("tokens"), "files" in files.config,
+        rows, norm, vectors, files.path("tokenizer.json"), digests, most, _settings(files),
+        config.get("tokens"),
     )  # fmt: skip
 
 
-def _max_tokens(root: Path, config: dict[str, Any]) -> int | None:
-    most = config.get("max_tokens")
-    if most is None or (type(most) is int and most > 0):
-        return most
-    raise UserError(f"{root / CONFIG_NAME} has max_tokens {most!r}: a positive number or null")
-
-
-def _rows(root: Path, table: NDArray[Any], scales: NDArray[Any] | None = None) -> Table:
+def _rows(root: Path, tensors: dict[str, NDArray[Any]]) -> EmbeddingTable:
+    """The table `embedding.weight`, with `embedding.scale` where there is one."""
+    table, scales = tensors.get("embedding.weight"), tensors.get("embedding.scale")
+    if table is None:
+        raise UserError(
+            f"{root}/model.safetensors holds no embedding.weight: not a static embedding model"
+        )
     if table.ndim != 2 or not all(table.shape):
         raise UserError(f"{root}: the table has shape {table.shape}, expected (V, D)")
     if scales is not None and not np.isfinite(scales).all():
         raise UserError(f"{root}: the table's scales hold NaN or infinite values: export again")
-    return Table(table, scales)
+    return EmbeddingTable(table, scales)
 
 
-def _published(files: ModelFiles, table: Table, rest: dict[str, NDArray[Any]]) -> ModelFolder:
-    """The published layout: dyt.alpha, dyt.beta, dyt.bias beside the table."""
-    names = ("alpha", "beta", "bias")
-    missing = [f"dyt.{name}" for name in names if f"dyt.{name}" not in rest]
-    if missing:
+def _vectors(
+    root: Path, tensors: dict[str, NDArray[Any]], norm: str
+) -> dict[str, NDArray[np.float32]]:
+    """The norm's vectors as `NORM.NAME`, beside the table."""
+    names = {name: f"{norm}.{name}" for name in NORM_FORMS[norm].stored}
+    if missing := [name for name in names.values() if name not in tensors]:
         raise UserError(
-            f"{files.root} lacks {', '.join(missing)}: not an SSE model this version knows"
+            f"{root} lacks {', '.join(missing)}: a damaged model, or none that this version knows"
         )
-    vectors = {name: np.array(rest[f"dyt.{name}"], np.float32) for name in names}
-    return _model(files, table, "dyt", vectors)
+    return {name: np.array(tensors[full], np.float32) for name, full in names.items()}
 
 
-def _plain(files: ModelFiles, table: Table) -> ModelFolder:
-    """A sentence-transformers folder whose only module is a StaticEmbedding."""
+def _check_alone(files: ModelFiles) -> None:
+    """UserError unless the folder's only module is sentence-transformers' StaticEmbedding."""
     modules = files.json("modules.json", list)
     types = [module.get("type") if isinstance(module, dict) else None for module in modules]
     kinds = [str(kind).rsplit(".", 1)[-1] for kind in types]
@@ -217,7 +214,6 @@ def _plain(files: ModelFiles, table: Table) -> ModelFolder:
             f"{files.root} has the modules {', '.join(kinds)}: only a StaticEmbedding alone or an "
             "export of this project can be read; SentenceTransformer(path) may load it"
         )
-    return _model(files, table, "none", {})
 
 
 def _check(model: ModelFolder, root: Path) -> None:

@@ -1,6 +1,6 @@
 """The norms without torch: what each computes, step by step, and how a folder stores it.
 
-`NORMS` holds one `Form` per norm of `sse.model.norms`, by the same name. Everything but training
+`NORM_FORMS` holds one `Form` per norm of `sse.model.norms`, by the same name. All but training
 follows from it: the numpy encoder, the folder's tensors, the native sentence-transformers modules
 (`sse.model.export`), the ONNX graph and the model card.
 """
@@ -135,7 +135,7 @@ ACTIVATIONS: dict[str, Callable[[Array], object]] = {
 
 _DYT = (Diagonal("alpha", "bias", "Tanh"), Diagonal("beta"))
 
-NORMS = {
+NORM_FORMS = {
     "dyt": Form(_DYT, "Separable Dynamic Tanh, `y = beta * tanh(alpha * x + bias)` per dimension"),
     "dyt_scalar": Form(
         _DYT, "Dynamic Tanh with one alpha for all dimensions, `y = beta * tanh(alpha * x + bias)`"

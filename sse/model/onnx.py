@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, import_extra
 from sse.common.files import atomic_file
 from sse.model.folder import ModelFolder, read_folder
-from sse.model.norm_forms import LAYERNORM_EPS, NORMS, TINY, Diagonal, Standard
+from sse.model.norm_forms import LAYERNORM_EPS, NORM_FORMS, TINY, Diagonal, Standard
 from sse.model.quantise import truncate
-from sse.text.token_batch import Ragged
+from sse.text.token_batch import TokenBatch
 
 OPSET, IR_VERSION = 18, 9  # old enough for onnxruntime 1.15 and onnxruntime-web
 LARGEST = 2**31 - 2**20  # bytes that a protobuf file holds
@@ -33,7 +33,6 @@ ACTIVATIONS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "Hardtanh": ("Clip", {"low": np.float32(-1), "high": np.float32(1)}),
     "Erf": ("Erf", {}),
 }
-INSTALL = "pip install 'stable-static-embedding[onnx]'"
 
 
 def export_onnx(
@@ -44,10 +43,7 @@ def export_onnx(
     Raises:
         UserError: onnx is missing, no model there, a dim that is no prefix, more than 2 GB.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise UserError(f"ONNX export needs onnx: {INSTALL}") from None
+    onnx = import_extra("onnx")
     model = read_folder(source)
     if dim is not None:
         model = truncate(model, dim)
@@ -59,7 +55,7 @@ def export_onnx(
     return Path(target)
 
 
-def padded(batch: Ragged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def padded(batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids and mask, both (n, longest), of a ragged batch: what the graph takes."""
     lengths = batch.lengths
     mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
@@ -126,7 +122,7 @@ def _norm(node: Any, norm: str) -> tuple[list[Any], dict[str, Any]]:
         nodes.append(node(kind, [at, *others], [name], **attributes))
         return name
 
-    for step in NORMS[norm].steps:
+    for step in NORM_FORMS[norm].steps:
         if isinstance(step, Diagonal):
             at = add("Mul", step.scale)
             if step.shift is not None:

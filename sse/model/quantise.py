@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.digests import seal_folder
+from sse.common.digests import write_config
 from sse.common.errors import UserError
 from sse.common.files import atomic_folder, write_json
 from sse.model.folder import FORMAT, Q4_REST, Q4_TABLE, ModelFolder, read_folder
-from sse.model.norm_forms import NORMS
-from sse.model.table import Table
+from sse.model.norm_forms import NORM_FORMS
+from sse.model.table import EmbeddingTable
 
 ROW_KINDS = ("float32", "float16", "int8", "int4")
 PRECISIONS = ("float32", "int8", "binary")
@@ -112,7 +112,7 @@ def write_compact(
         shutil.copyfile(model.tokenizer, folder / "tokenizer.json")
         if model.settings:
             write_json(folder / "config_sentence_transformers.json", model.settings)
-        seal_folder(folder, config)
+        write_config(folder, config)
     return target
 
 
@@ -125,13 +125,13 @@ def truncate(model: ModelFolder, dim: int) -> ModelFolder:
     full = model.rows.shape[1]
     if not 1 <= dim <= full:
         raise UserError(f"dim {dim} is no prefix of the model's {full}: give 1 to {full}")
-    if not NORMS[model.norm].by_dimension and dim != full:
+    if not NORM_FORMS[model.norm].by_dimension and dim != full:
         raise UserError(
             f"a model with {model.norm} needs all its {full} dimensions before the norm: "
             "cut its vectors instead (encode's dim)"
         )
     vectors = {name: vector[:dim].copy() for name, vector in model.vectors.items()}
-    return replace(model, rows=Table(model.table[:, :dim]), vectors=vectors)
+    return replace(model, rows=EmbeddingTable(model.table[:, :dim]), vectors=vectors)
 
 
 def width(dim: int, precision: str) -> tuple[int, Any]:

@@ -1,12 +1,10 @@
 """The table of token rows and the mean over a text's rows, on one thread and without torch.
 
 - Rows stay as they are stored: float32, float16, int8 or 4 bits, usually memory-mapped.
-- `sse.model._table`, one small C file built with the package where a C compiler is found, does it
-  in one
-  pass and without the GIL. Measured, us a text on one core: on 260-token passages C 17, torch's
-  embedding_bag 20, scipy.sparse 37, numpy text by text 63, np.add.reduceat 1,100; on titles of 17
-  tokens 1.3, 1.8, 3.3, 8 and 41.
-- Without it scipy.sparse (or numpy, if that is missing too) does the same on float32 rows.
+- `sse.model._table`, one small C file built with the package where a C compiler is found, reads
+  them as stored, in one pass and without the GIL.
+- Without it numpy does the same on float32 rows, text by text: `np.add.reduceat` over a whole batch
+  is slower.
 """
 
 from __future__ import annotations
@@ -20,15 +18,14 @@ from numpy.typing import NDArray
 from sse.common.errors import UserError
 
 try:
-    _pool: Any = import_module("sse.model._table")
+    _table: Any = import_module("sse.model._table")
 except ImportError:  # not compiled: no C compiler at installation
-    _pool = None
+    _table = None
 
-KINDS = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}
-FEW_TOKENS = 4_096  # below this, importing and calling scipy costs more than it saves
+ROW_KINDS = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}
 
 
-class Table:
+class EmbeddingTable:
     """The rows E (V, D) of a model, as stored.
 
     Args:
@@ -42,7 +39,7 @@ class Table:
 
     def __init__(self, rows: NDArray[Any], scales: NDArray[np.float32] | None = None) -> None:
         self.kind = "int4" if rows.dtype == np.uint8 else str(rows.dtype)
-        if self.kind not in KINDS:
+        if self.kind not in ROW_KINDS:
             rows, self.kind = rows.astype(np.float32), "float32"
         self.shape: tuple[int, int] = (len(rows), rows.shape[1] * (2 if self.kind == "int4" else 1))
         self.rows = np.ascontiguousarray(rows)
@@ -52,7 +49,7 @@ class Table:
             raise UserError(f"{self.kind} rows {'lack' if scales is None else 'need no'} scales")
         if self.scales is not None and len(self.scales) != len(rows):
             raise UserError(f"{len(self.scales)} scales for {len(rows)} rows: a damaged table")
-        self.compiled = _pool is not None
+        self.compiled = _table is not None
         if not self.compiled and self.kind != "float32":
             # Gathering and converting row by row in numpy is slower than all of it at once.
             self.rows = self.dense()
@@ -92,8 +89,8 @@ class Table:
         if self.compiled:
             if ids.dtype.itemsize != 4 or not ids.flags.c_contiguous:
                 ids = np.ascontiguousarray(ids, np.uint32)
-            beyond = _pool.pool(
-                KINDS[self.kind], len(self.rows), self.rows, self.scales,
+            beyond = _table.pool(
+                ROW_KINDS[self.kind], len(self.rows), self.rows, self.scales,
                 ids, offsets, out, out.shape[1],
             )  # fmt: skip
         else:
@@ -115,24 +112,8 @@ class Table:
         if len(ids) and (highest := int(ids.max())) >= len(rows):
             return highest
         lengths = np.maximum(np.diff(offsets), 1).astype(np.float32)
-        if len(ids) > FEW_TOKENS and (sparse := _scipy_sparse()) is not None:
-            ones = np.ones(len(ids), np.float32)
-            picks = sparse.csr_array(
-                (ones, ids.view(np.int32) if ids.dtype == np.uint32 else ids, offsets),
-                shape=(len(out), len(rows)),
-            )
-            out[...] = picks @ rows
-        else:
-            ends = offsets.tolist()
-            for text in range(len(out)):
-                np.add.reduce(rows.take(ids[ends[text] : ends[text + 1]], 0), 0, out=out[text])
+        ends = offsets.tolist()
+        for text in range(len(out)):
+            np.add.reduce(rows.take(ids[ends[text] : ends[text + 1]], 0), 0, out=out[text])
         out /= lengths[:, None]
         return -1
-
-
-def _scipy_sparse() -> Any:
-    try:
-        from scipy import sparse
-    except ImportError:
-        return None
-    return sparse

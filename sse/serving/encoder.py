@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from sse.common.errors import UserError
 from sse.model.folder import read_folder
-from sse.model.norm_forms import NORMS, normalise
+from sse.model.norm_forms import NORM_FORMS, normalise
 from sse.model.quantise import PRECISIONS, quantise_rows, quantise_vectors, width
-from sse.model.table import Table
+from sse.model.table import EmbeddingTable
 from sse.serving.threads import batches, cores, in_order, told
 from sse.text.tokenizer import load_tokenizer
 
@@ -60,14 +60,14 @@ class Encoder:
         self.folder = Path(folder)
         self.threads = threads
         model = read_folder(self.folder, verify)
-        self._verified = verify and model.sealed
+        self._digests = model.digests
         self.norm = model.norm
-        self._form = NORMS[self.norm]
+        self._form = NORM_FORMS[self.norm]
         self._prefix_suffices = self._form.by_dimension
         self._vectors = model.vectors
         self.table = model.rows
         if rows is not None and rows != self.table.kind:
-            self.table = Table(*quantise_rows(model.table, rows))
+            self.table = EmbeddingTable(*quantise_rows(model.table, rows))
         self.full_dim = self.table.shape[1]
         self.dim = self._checked(dim)
         self.tokenizer = load_tokenizer(
@@ -210,7 +210,7 @@ class Encoder:
             "prompts": self.prompts,
             "tokenizer": engine.name,
             "tokenizer_because": engine.reason,
-            "digests": "verified" if self._verified else "none",
+            "digests": self._digests,
             "pooling": "compiled" if self.table.compiled else "numpy",
         }
 

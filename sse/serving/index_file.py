@@ -2,9 +2,10 @@
 
 - Columns: `where`, `text`, `check` (a CRC-32 of both) and `vector`, float32. A binary index has
   float16 vectors, their `code` (signs) and their `sum`, the halves weighted 1, 3, 5, ...
-- What a search scans whole (vectors, or codes) has a digest a chunk, compared when the chunk is
-  first scanned, at 9 GB/s. What it picks row by row has the row's `check` and `sum`. So opening
-  stays free, and a flipped bit changes no result.
+- What a search scans whole (vectors, or codes) has a CRC-32 per chunk, compared when the chunk is
+  first scanned. What it picks row by row has the row's `check` and `sum`. So opening stays free,
+  and a flipped bit changes no result. Format 2 has sums of an older kind in place of the CRC-32,
+  which are not compared.
 - Rows are cut out of Arrow's buffers here, by offsets that are checked: a file from a stranger can
   make no reader step outside of it.
 """
@@ -21,11 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.digests import digest_bytes
 from sse.common.errors import UserError
-from sse.text.records import Row
+from sse.text.records import Record
 
-FORMAT = 2
+FORMAT, FORMATS = 3, (2, 3)  # written, read
 _BROKEN = "index the texts again"
 
 
@@ -59,7 +59,7 @@ class IndexWriter:
         self.rows = 0
         self._file = pa.ipc.new_file(str(path), self.schema)
 
-    def write(self, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
+    def write(self, rows: Sequence[Record], vectors: NDArray[np.float32]) -> None:
         """Append one chunk: the texts and their vectors (n, dim)."""
         pa = self._pa
         texts = [row.text.encode("utf-8", "replace") for row in rows]
@@ -80,11 +80,11 @@ class IndexWriter:
             buffers = [None, pa.py_buffer(scanned.tobytes())]
             columns.append(pa.FixedSizeBinaryArray.from_buffers(kind, len(scanned), buffers))
             columns.append(pa.array(_sums(stored)))
-        self._append(columns, len(rows), digest_bytes(scanned.reshape(-1).view(np.uint8)))
+        self._append(columns, len(rows), zlib.crc32(scanned.data))
 
-    def _append(self, columns: list[Any], rows: int, digest: str | None) -> None:
+    def _append(self, columns: list[Any], rows: int, crc: int | None) -> None:
         batch = self._pa.record_batch(columns, schema=self.schema)
-        seal = {"start": self.rows, "rows": rows, "digest": digest}
+        seal = {"start": self.rows, "rows": rows, "crc": crc}
         self._file.write_batch(batch, {"sse": json.dumps(seal)})
         self.rows += rows
 
@@ -115,7 +115,8 @@ class Chunk:
     """Some rows of an index, in the file's memory map."""
 
     def __init__(self, path: Path, batch: Any, seal: dict[str, Any], kind: str, dim: int) -> None:
-        self._path, self._digest, self._scanned = path, seal["digest"], False
+        self._path, self._crc = path, seal.get("crc")
+        self._scanned = "digest" in seal  # format 2 has no CRC to compare
         self.start, self.rows = int(seal["start"]), int(seal["rows"])
         if len(batch) != self.rows or any(c.null_count or c.offset for c in batch.columns):
             raise ValueError("rows are missing")
@@ -139,7 +140,7 @@ class Chunk:
             UserError: not what was written.
         """
         whole = self._vectors if self._codes is None else self._codes
-        if not self._scanned and digest_bytes(whole.reshape(-1).view(np.uint8)) != self._digest:
+        if not self._scanned and zlib.crc32(whole.data) != self._crc:
             raise UserError(f"{self._path}: rows from {self.start} are damaged: {_BROKEN}")
         self._scanned = True
         return whole
@@ -182,9 +183,9 @@ def open_chunks(path: Path) -> tuple[dict[str, Any], list[Chunk]]:
     try:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         about = json.loads((reader.schema.metadata or {})[b"sse"])
-        if about["format"] != FORMAT:
+        if about["format"] not in FORMATS:
             raise UserError(
-                f"{path} has format {about['format']!r}, this version reads {FORMAT}: {_BROKEN}"
+                f"{path} has format {about['format']!r}, this version reads {FORMATS}: {_BROKEN}"
             )
         kind, dim = about["kind"], about["dim"]
         if not reader.schema.equals(schema(kind, dim, about)):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sse.text.token_batch import Ragged
+from sse.text.token_batch import TokenBatch
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -77,7 +77,7 @@ class FastTokenizer:
         # nanotoken's objects can neither be copied nor sent to another process.
         return FastTokenizer, (self._serialised,)
 
-    def encode(self, texts: Sequence[str], parallel: bool | None = None) -> Ragged:
+    def encode(self, texts: Sequence[str], parallel: bool | None = None) -> TokenBatch:
         """Token ids of `texts` (int32), without special tokens.
 
         Args:
@@ -91,7 +91,7 @@ class FastTokenizer:
             ids, offsets = self._backend.encode_batch(
                 texts, add_special_tokens=False, parallel=parallel
             )
-        return Ragged(ids.view(np.int32), offsets)
+        return TokenBatch(ids.view(np.int32), offsets)
 
 
 def choose_engine(tokenizer: Tokenizer) -> Engine:

@@ -1,4 +1,4 @@
-"""Ragged batches of token ids: one flat array and offsets, never lists of lists."""
+"""Batches of token ids: one flat array and offsets, never lists of lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHORT_TOKENS = 8
 
 
 @dataclass(frozen=True)
-class Ragged:
+class TokenBatch:
     """The token ids of n texts.
 
     Attributes:
@@ -37,7 +37,7 @@ class Ragged:
         """Tokens of each text, shape (n,)."""
         return np.diff(self.offsets)
 
-    def take(self, rows: NDArray[np.integer]) -> Ragged:
+    def take(self, rows: NDArray[np.integer]) -> TokenBatch:
         """The texts `rows` (any order, repeats allowed), gathered without a Python loop."""
         # An np.memmap makes an object that remembers its file of whatever is taken from it.
         all_ids, all_offsets = np.asarray(self.ids), np.asarray(self.offsets)
@@ -46,15 +46,16 @@ class Ragged:
         offsets = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         flat = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-        return Ragged(all_ids[flat], offsets)
+        return TokenBatch(all_ids[flat], offsets)
 
 
-def concatenate(parts: Sequence[Ragged]) -> Ragged:
-    """All texts of `parts`, in order, as one ragged batch."""
+def concatenate(parts: Sequence[TokenBatch]) -> TokenBatch:
+    """All texts of `parts`, in order, as one batch."""
     if len(parts) == 1:
         return parts[0]
     ids = np.concatenate([part.ids for part in parts])
-    offsets = [parts[0].offsets]
-    for part in parts[1:]:
-        offsets.append(part.offsets[1:] + offsets[-1][-1])
-    return Ragged(ids, np.concatenate(offsets))
+    offsets, end = [parts[0].offsets[:1]], 0
+    for part in parts:  # any of them may hold no text
+        offsets.append(part.offsets[1:] + end)
+        end += int(part.offsets[-1])
+    return TokenBatch(ids, np.concatenate(offsets))

@@ -30,7 +30,7 @@ from sse.common.errors import UserError
 from sse.common.files import atomic_file
 from sse.common.hub import hub_file
 from sse.text.fast_tokenizer import Engine, FastTokenizer, choose_engine
-from sse.text.token_batch import Ragged, concatenate
+from sse.text.token_batch import TokenBatch, concatenate
 from sse.text.word_cache import WordCache, works_word_by_word
 
 # The hub's own aliases of BERT's tokenizers, which carry no owner.
@@ -49,7 +49,7 @@ PROBE_AFTER = 256  # texts: importing and probing the fast tokenizer costs as mu
 
 
 class TextTokenizer:
-    """Encode texts as a ragged batch of token ids.
+    """Encode texts as a batch of token ids.
 
     Args:
         tokenizer: any `tokenizers.Tokenizer`; its truncation and padding are switched off.
@@ -89,7 +89,7 @@ class TextTokenizer:
         """The ids of words seen before; None where the tokenizer cannot be asked word by word."""
         return WordCache(self.tokenizer) if works_word_by_word(self.tokenizer) else None
 
-    def encode(self, texts: Sequence[str], parallel: bool | None = None) -> Ragged:
+    def encode(self, texts: Sequence[str], parallel: bool | None = None) -> TokenBatch:
         """Token ids of `texts`, int32, without special tokens; an empty text has none.
 
         `parallel=False` keeps nanotoken on the calling thread, for callers with threads of their
@@ -98,13 +98,13 @@ class TextTokenizer:
         fast = self._fast(len(texts))
         if fast is not None:
             try:
-                ragged = fast.encode(texts, parallel)
+                batch = fast.encode(texts, parallel)
             except UnicodeError:
-                ragged = fast.encode([_valid(text) for text in texts], parallel)
-            return ragged if self.max_tokens is None else _cut(ragged, self.max_tokens)
+                batch = fast.encode([_valid(text) for text in texts], parallel)
+            return batch if self.max_tokens is None else _cut(batch, self.max_tokens)
         parts = [self._encode(part) for part in _slices(texts)]
-        ragged = concatenate(parts) if parts else Ragged(np.zeros(0, np.int32), _offsets([]))
-        return ragged if self.max_tokens is None else _cut(ragged, self.max_tokens)
+        batch = concatenate(parts) if parts else TokenBatch(np.zeros(0, np.int32), _offsets([]))
+        return batch if self.max_tokens is None else _cut(batch, self.max_tokens)
 
     def _fast(self, count: int) -> FastTokenizer | None:
         """The fast tokenizer, once there are texts enough to pay for the probe."""
@@ -114,7 +114,7 @@ class TextTokenizer:
                 return None
         return self.engine.fast
 
-    def _encode(self, texts: Sequence[str]) -> Ragged:
+    def _encode(self, texts: Sequence[str]) -> TokenBatch:
         """The ids of a few texts by Hugging Face's tokenizers."""
         try:
             try:
@@ -127,13 +127,13 @@ class TextTokenizer:
             # Rust's own: what the tokenizer.json asks for cannot be done.
             raise UserError(f"the tokenizer fails ({error}): give another one") from error
 
-    def _ids(self, texts: Sequence[str]) -> Ragged:
+    def _ids(self, texts: Sequence[str]) -> TokenBatch:
         if self.words is not None:
             return self.words.encode(texts)
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         offsets = _offsets([len(encoding) for encoding in encodings])
         ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
-        return Ragged(np.fromiter(ids, np.int32, count=int(offsets[-1])), offsets)
+        return TokenBatch(np.fromiter(ids, np.int32, count=int(offsets[-1])), offsets)
 
     def save(self, path: str | Path) -> None:
         """Write `tokenizer.json`, whole or not at all."""
@@ -276,10 +276,10 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
     return offsets
 
 
-def _cut(ragged: Ragged, most: int) -> Ragged:
+def _cut(batch: TokenBatch, most: int) -> TokenBatch:
     """The first `most` ids of each text."""
-    lengths = ragged.lengths
+    lengths = batch.lengths
     if not len(lengths) or lengths.max() <= most:
-        return ragged
-    within = np.arange(len(ragged.ids)) - np.repeat(ragged.offsets[:-1], lengths)
-    return Ragged(ragged.ids[within < most], _offsets(np.minimum(lengths, most)))  # type: ignore[arg-type]
+        return batch
+    within = np.arange(len(batch.ids)) - np.repeat(batch.offsets[:-1], lengths)
+    return TokenBatch(batch.ids[within < most], _offsets(np.minimum(lengths, most)))  # type: ignore[arg-type]

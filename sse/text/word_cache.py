@@ -25,7 +25,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from sse.text.token_batch import Ragged
+from sse.text.token_batch import TokenBatch
 
 MAX_WORDS = 500_000  # some 150 bytes each; then it starts again, as the frequent ones soon return
 MAX_LETTERS = 40  # of a word that is kept: longer ones hardly come twice
@@ -62,7 +62,7 @@ class WordCache:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def encode(self, texts: Sequence[str]) -> Ragged:
+    def encode(self, texts: Sequence[str]) -> TokenBatch:
         """Token ids of `texts`, int32, without special tokens.
 
         Raises:
@@ -80,16 +80,16 @@ class WordCache:
             data = [t if i in whole else t.lower() for i, t in enumerate(data)]
         words, order, ends = _distinct(data, whole)
         pieces = self._look_up(words)
-        distinct = Ragged(_ids(pieces), _offsets(map(len, pieces)))
+        distinct = TokenBatch(_ids(pieces), _offsets(map(len, pieces)))
         every = distinct.take(order)
-        return Ragged(every.ids, every.offsets[ends])
+        return TokenBatch(every.ids, every.offsets[ends])
 
-    def _few(self, texts: Sequence[str], whole: Container[int]) -> Ragged:
+    def _few(self, texts: Sequence[str], whole: Container[int]) -> TokenBatch:
         """The same for a query or a few, where a call of numpy's costs as much as a word."""
         rows = [[t] if i in whole else _WORD.findall(t) for i, t in enumerate(texts)]
         pieces = iter(self._look_up(list(chain.from_iterable(rows))))
         parts = [b"".join(islice(pieces, len(row))) for row in rows]
-        return Ragged(_ids(parts), _offsets(map(len, parts)))
+        return TokenBatch(_ids(parts), _offsets(map(len, parts)))
 
     def _look_up(self, words: list[str]) -> list[bytes]:
         """The ids of each word."""

@@ -105,14 +105,7 @@ class Progress(TQDMProgressBar):
 
 
 class MovingAverage(EMAWeightAveraging):
-    """Average weights that are up to date: a lazy optimiser then has no row to leave for later."""
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, step: int
-    ) -> None:
-        """Add a step to the average."""
-        module.flush()
-        super().on_train_batch_end(trainer, module, outputs, batch, step)
+    """Lightning's moving average, under the name that checkpoints know it by."""
 
 
 def callbacks(
@@ -129,13 +122,13 @@ def callbacks(
         seconds: time from one `last.ckpt` to the next.
     """
     throughput = Throughput()
-    found: list[Callback] = [throughput]
+    own: list[Callback] = [throughput]
     if progress:
-        found.append(Progress(throughput))
+        own.append(Progress(throughput))
     if ema:
-        found.append(MovingAverage(decay=ema))
+        own.append(MovingAverage(decay=ema))
     if monitor:
-        found.append(
+        own.append(
             ModelCheckpoint(
                 folder,
                 Path(BEST).stem,
@@ -145,5 +138,5 @@ def callbacks(
                 enable_version_counter=False,
             )
         )
-    found.append(LastCheckpoint(folder, seconds))
-    return found
+    own.append(LastCheckpoint(folder, seconds))
+    return own

@@ -9,8 +9,6 @@ import copy
 import errno
 import os
 import shutil
-import signal
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from lightning.pytorch.callbacks import Callback
 
 from sse.common.errors import Stopped
 from sse.common.files import atomic_file
+from sse.common.signals import NotedSignals
 from sse.training.processes import everywhere, highest, rank
 from sse.training.resume import FACTS, LAST, PREVIOUS, facts
 
@@ -77,18 +76,12 @@ class LastCheckpoint(Callback):
         self._step = 0
         self._loop: dict[str, Any] | None = None  # Lightning's counters after the last whole step
         self._due = False
-        self._signal = 0
         self._stop = 0  # the signal that all processes know of
-        self._handlers: dict[int, Any] = {}
+        self._signals = NotedSignals()
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Remember who handles the signals, to give them back."""
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        self._signal = number
-        signal.signal(number, signal.SIG_DFL)
+        self._signals.remember()
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Start the interval; take over the signals, where that is allowed.
@@ -96,8 +89,7 @@ class LastCheckpoint(Callback):
         Not before: Lightning's own handler, in place by now, talks to the other processes amid
         whatever they do, and all would wait for ever.
         """
-        for number in self._handlers:
-            signal.signal(number, self._on_signal)
+        self._signals.take_over()
         self._saved_at = time.monotonic()
         self._step = trainer.global_step
         epoch = trainer.fit_loop.epoch_loop
@@ -111,7 +103,7 @@ class LastCheckpoint(Callback):
         stepped = trainer.global_step != self._step
         self._step = trainer.global_step
         late = time.monotonic() - self._saved_at >= self.seconds
-        self._stop, due = highest([self._signal, int(late and rank() == 0)])
+        self._stop, due = highest([self._signals.number, int(late and rank() == 0)])
         if stepped:
             needed = due or self._stop or trainer.accumulate_grad_batches > 1
             self._loop = copy.deepcopy(trainer.fit_loop.state_dict()) if needed else None
@@ -167,9 +159,7 @@ class LastCheckpoint(Callback):
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+        self._signals.give_back()
 
 
 def _epoch_ended(trainer: L.Trainer) -> dict[str, Any]:

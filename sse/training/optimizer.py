@@ -10,10 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sse.common.errors import UserError
 from sse.model.model import SSE
-from sse.training.lazy_adam import LazyAdam
-from sse.training.processes import everywhere, world
 
-OPTIMIZERS = ("adam", "lazy_adam")
 SCHEDULES = {
     "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * min(1.0, share))),
     "linear": lambda share: max(0.0, 1 - share),
@@ -24,17 +21,13 @@ SCHEDULES = {
 def check_optimizer(optimizer: str, schedule: str, warmup: float) -> None:
     """UserError for a name that is none, or a warmup that is no share."""
     if schedule not in SCHEDULES:
-        raise UserError(
-            f"unknown schedule '{schedule}' (--model.schedule): choose one of "
-            f"{', '.join(SCHEDULES)}"
-        )
-    if optimizer not in OPTIMIZERS:
-        raise UserError(
-            f"unknown optimizer '{optimizer}' (--model.optimizer): choose one of "
-            f"{', '.join(OPTIMIZERS)}"
-        )
+        raise UserError(f"`schedule` is '{schedule}': choose one of {', '.join(SCHEDULES)}")
+    if optimizer == "lazy_adam":
+        raise UserError("`optimizer` lazy_adam has left: give adam, which gives the same weights")
+    if optimizer != "adam":
+        raise UserError(f"`optimizer` is '{optimizer}': give adam")
     if not 0 <= warmup <= 1:
-        raise UserError(f"warmup is {warmup} (--model.warmup): give a share from 0 to 1")
+        raise UserError(f"`warmup` is {warmup}: give a share from 0 to 1")
 
 
 def make_optimizer(model: SSE, options: Any) -> AdamW:
@@ -43,9 +36,6 @@ def make_optimizer(model: SSE, options: Any) -> AdamW:
     Args:
         model: what is trained.
         options: `SSEModule`'s hyper-parameters.
-
-    Raises:
-        UserError: lazy Adam where it would not be exact.
     """
     norm_lr = options.lr if options.norm_lr is None else options.norm_lr
     parts = [
@@ -53,22 +43,14 @@ def make_optimizer(model: SSE, options: Any) -> AdamW:
         for part, lr in ((model.embedding, options.lr), (model.norm, norm_lr))
     ]
     groups = [part for part in parts if part["params"]]
-    given = {
-        "lr": options.lr,
-        "betas": (0.9, options.adam_beta2),
-        "eps": options.adam_eps,
-        "weight_decay": options.weight_decay,
-    }
-    if options.optimizer == "adam":
-        return AdamW(groups, **given, fused=True)
-    if world() > 1:
-        raise everywhere(
-            UserError("--model.optimizer lazy_adam is exact on one process only: give adam")
-        )
-    try:
-        return LazyAdam(groups, model.embedding.weight, **given)
-    except ValueError as error:
-        raise UserError(f"--model.optimizer lazy_adam: {error}; or use adam") from error
+    return AdamW(
+        groups,
+        lr=options.lr,
+        betas=(0.9, options.adam_beta2),
+        eps=options.adam_eps,
+        weight_decay=options.weight_decay,
+        fused=True,
+    )
 
 
 def make_schedule(optimizer: AdamW, schedule: str, warmup: float, total: int) -> LambdaLR:

@@ -1,50 +1,54 @@
-"""The trainer's command line: its options, what they read, and the trainer they make.
+"""The trainer's command line: `parse` reads its options, `check` refuses what cannot be trained.
 
 The options are the signatures of `SSEModule`, `SSEDataModule` and Lightning's Trainer, and a few
-more.
+more. The library's errors name its arguments; `option_names` turns them into options.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
 import logging
+import re
+import time
 import warnings
+from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
-import torch
-from jsonargparse import ActionYesNo, ArgumentError, Namespace
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from jsonargparse import (
+    ActionConfigFile,
+    ActionYesNo,
+    ArgumentError,
+    ArgumentParser,
+    Namespace,
+)
 
 from sse.common.errors import UserError
 from sse.data.datamodule import SSEDataModule
-from sse.evaluation.collection import Collection, load_beir
-from sse.evaluation.nanobeir import load_nanobeir
-from sse.loss.memory import check_memory
-from sse.training import processes as distributed
-from sse.training.allocator import keep_freed_memory
-from sse.training.callbacks import callbacks
-from sse.training.checkpoints import WholeCheckpoints
-from sse.training.diagnostics_callback import Diagnostics
+from sse.training import processes
 from sse.training.module import SSEModule
-from sse.training.processes import say
-from sse.training.profile import Stages
-from sse.training.resume import arguments_of, check_resumed, flat
-from sse.training.run_folder import check_options, log_version, not_started, run_folder
-
-# With max_epochs unset a run gets as many epochs as give about this many steps, within bounds.
-STEPS_WANTED = 600
-MOST_EPOCHS = 10
+from sse.training.resume import arguments_of, check_resumed
 
 DESCRIPTION = """Train, evaluate and export a static embedding.
 With no option it trains on the docstrings of the installed packages.
 Your own pairs: --data.paths "[pairs.jsonl, more.parquet]";
 a published recipe: --config experiments/configs/sse_v1.yaml;
 going on after a stop: --resume DIR."""
+
+TRAINER_DEFAULTS = {
+    "accelerator": "auto",
+    "devices": 1,
+    "max_epochs": None,
+    "enable_model_summary": False,
+    "log_every_n_steps": 10,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "reload_dataloaders_every_n_epochs": 1,
+}
 
 
 @dataclass
@@ -64,197 +68,155 @@ class EvalOptions:
     baselines: bool = True
 
 
-class TrainCLI(LightningCLI):
-    """LightningCLI with this project's options and nothing left to configure by class path."""
+@dataclass(frozen=True)
+class Options:
+    """Every option of a run.
 
-    datamodule: SSEDataModule
-    model: SSEModule
+    Attributes:
+        config: the options' values, as `config.model.dim`.
+        parser: what read them.
+        began: `time.perf_counter()` before they were read.
+    """
 
-    def __init__(self, *args: Any, shared: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        self.shared = shared
-        super().__init__(*args, **kwargs)
+    config: Namespace
+    parser: ArgumentParser
+    began: float
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """--out, --resume, --ema, --diagnostics, --eval.*, and one seed for everything."""
-        parser.add_argument("--out", type=str | None, help="folder of the run (default: runs/N)")
-        parser.add_argument("--resume", type=str | None, help="folder of a run to go on with")
-        parser.add_argument(
-            "--ema", type=float, default=0.0, help="decay of the weights' moving average; 0: none"
-        )
-        parser.add_argument(
-            "--checkpoint_minutes",
-            type=float,
-            default=1.0,
-            help="from one last.ckpt to the next; 0: every step",
-        )
-        parser.add_argument(
-            "--diagnostics",
-            type=int,
-            default=125,
-            help="steps between two measurements in diagnostics.parquet; 0: none",
-        )
-        parser.add_argument(
-            "--profile",
-            action=ActionYesNo(no_prefix="no_"),
-            default=False,
-            help="measure each stage of training: DIR/profile.json, DIR/profile.png",
-        )
-        parser.add_class_arguments(EvalOptions, "eval")
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+    def module(self) -> SSEModule:
+        """The model and its loss, without a table yet."""
+        return SSEModule(**self.config.model.as_dict())
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, resumed or not; never `sys.argv` behind the caller's back."""
-        try:
-            self.config: Namespace = parser.parse_args(arguments_of(args))
-        except ArgumentError as error:
-            raise UserError(f"{error.message}: see train.py --help") from error
-        if self.config.resume:
-            check_resumed(parser, self.config)
+    def datamodule(self) -> SSEDataModule:
+        """The data, not read yet."""
+        return SSEDataModule(**self.config.data.as_dict())
 
-    def prepare(self) -> None:
-        """Join the other processes, read what to evaluate on, build data and model."""
-        config = self.config
-        check_options(config)
-        distributed.join(cuda=config.trainer.accelerator != "cpu" and torch.cuda.is_available())
-        distributed.alike(flat(config))
-        self.folder = distributed.from_first(lambda: run_folder(config))
-        say(f"run: {self.folder}")
-        if keep_freed_memory():
-            say("allocator: glibc keeps freed memory (mallopt), which speeds up CPU training")
-        # Read what to evaluate on before training: a typing error must not cost the training.
-        self.collections: list[Collection] = []
-        distributed.agree(self.read_collections)
-        distributed.in_turn(lambda: self.datamodule.build(say, self.shared))
-        distributed.agree(self._check_memory)
-        self.model.build(self.datamodule.tokenizer)
-        distributed.agree(self.model.shard)
+    def trainer(self) -> dict[str, Any]:
+        """The Trainer's arguments; objects that a class path names are made."""
+        return dict(self.parser.instantiate_classes(self.config).trainer)
 
-    def read_collections(self) -> None:
-        """The collections asked for; only the first process evaluates."""
-        config = self.config.eval
-        if distributed.rank() == 0:
-            self.collections = [self._collection(path) for path in config.beir]
-            if config.nanobeir:
-                self.collections += load_nanobeir(config.nanobeir)
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Build the data first: epochs and evaluation intervals depend on them."""
-        self.prepare()
-        config, folder, trainer = self.config, self.folder, self.config.trainer
-        steps, epochs = distributed.agree(self.length)
-        if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
-            kwargs["max_epochs"] = epochs
-            say(
-                f"epochs: {epochs} of {steps:,} batches (--trainer.max_epochs unset: "
-                f"about {STEPS_WANTED} steps, 1 to {MOST_EPOCHS} epochs)"
-            )
-        for line in remarks(config, self.datamodule.hparams.batch_size):
-            say(line)
-        heldout = any(map(len, self.datamodule.heldout_rows)) and config.eval.times > 0
-        if heldout:
-            interval = max(1, steps * epochs // config.eval.times)
-            kwargs |= {"val_check_interval": interval, "check_val_every_n_epoch": None}
-        else:
-            kwargs["limit_val_batches"] = 0
-        kwargs["callbacks"] = self._callbacks(heldout)
-        if not any(isinstance(c, ModelCheckpoint) for c in kwargs["callbacks"]):
-            kwargs["enable_checkpointing"] = False  # else Lightning adds one of its own
-        if trainer.logger is None:
-            kwargs["logger"] = [
-                TensorBoardLogger(folder, "tensorboard", version=""),
-                CSVLogger(folder, "logs", version=log_version(folder)),
-            ]
-        if config.profile:
-            kwargs["profiler"] = Stages()
-        kwargs["plugins"] = [WholeCheckpoints(), *(self.config_init.trainer.plugins or [])]
-        found = distributed.environment()
-        kwargs["strategy"] = distributed.Processes(found) if found else "auto"
-        try:
-            made = super().instantiate_trainer(default_root_dir=folder, **kwargs)
-        except MisconfigurationException as error:
-            raise distributed.everywhere(UserError(f"{error} (an option of --trainer)")) from error
-        if made.world_size != distributed.world():
-            raise distributed.everywhere(not_started(made.world_size, distributed.world()))
-        return made
-
-    def _callbacks(self, heldout: bool) -> list[Callback]:
-        """Ours, then those asked for."""
-        config, folder = self.config, self.folder
-        monitor = f"val/ndcg@10_{self.model.dims[0]}d" if heldout else None
-        bar = config.trainer.enable_progress_bar is not False
-        seconds = 60 * config.checkpoint_minutes
-        ours = callbacks(folder / "checkpoints", monitor, config.ema, bar, seconds)
-        if config.diagnostics and distributed.world() > 1:
-            say("diagnostics: none, as each process has a part of the model only")
-        elif config.diagnostics:  # first: it measures before the others save or average
-            ours.insert(0, Diagnostics(folder / "diagnostics.parquet", config.diagnostics))
-        return [*ours, *(self.config_init.trainer.callbacks or [])]
-
-    def _check_memory(self) -> None:
-        """Refuse a batch whose loss does not fit, before anything is trained."""
-        data, accelerator = self.datamodule, str(self.config.trainer.accelerator)
-        cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
-        columns = max(len(s.tokens) for s in data.sets)
-        pairs = data.hparams.batch_size
-        check_memory(pairs, columns, self.model.dims, cuda, distributed.world())
-
-    def length(self) -> tuple[int, int]:
-        """Batches of the first epoch, and epochs; the data must have been built."""
-        trainer = self.config.trainer
-        steps = len(self.datamodule.plan(0, distributed.world()))
-        if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
-            wanted = STEPS_WANTED * trainer.accumulate_grad_batches
-            return steps, min(MOST_EPOCHS, max(1, round(wanted / steps)))
-        return steps, trainer.max_epochs or 1
-
-    def _collection(self, path: str) -> Collection:
-        shared = {} if self.shared is None else self.shared
-        key = f"collection: {path}"
-        if key not in shared:
-            shared[key] = load_beir(path)
-        found: Collection = shared[key]
-        return found
+    def recipe(self) -> str:
+        """config.yaml: every option but the run's place, since a run may be moved or repeated."""
+        recipe = self.config.clone()
+        recipe.out = recipe.resume = None
+        return self.parser.dump(recipe, skip_link_targets=True)
 
 
-def make_cli(
-    kind: type[TrainCLI], args: Sequence[str] | None, shared: dict[str, Any] | None = None
-) -> TrainCLI:
-    """The command line's options, read and checked, with all that they name."""
+def parse(args: Sequence[str] | None = None) -> Options:
+    """The options of a command line; with --resume DIR those of DIR/config.yaml below them.
+
+    Args:
+        args: e.g. ["--data.paths", "[pairs.jsonl]"]; None for `sys.argv`.
+
+    Raises:
+        UserError: no such option, or a value of another type.
+    """
+    began = time.perf_counter()
     quiet()
-    return kind(
-        SSEModule,
-        SSEDataModule,
-        args=args,
-        run=False,
-        seed_everything_default=0,
-        save_config_callback=None,
-        trainer_defaults={
-            "accelerator": "auto",
-            "devices": 1,
-            "max_epochs": None,
-            "enable_model_summary": False,
-            "log_every_n_steps": 10,
-            "num_sanity_val_steps": 0,
-            "use_distributed_sampler": False,
-            "reload_dataloaders_every_n_epochs": 1,
-        },
-        parser_kwargs={"prog": "train.py", "description": DESCRIPTION, "exit_on_error": False},
-        auto_configure_optimizers=False,
-        shared=shared,
+    parser = _parser()
+    try:
+        return Options(parser.parse_args(arguments_of(args)), parser, began)
+    except ArgumentError as error:
+        raise UserError(f"{error.message}: see train.py --help") from error
+
+
+def check(options: Options) -> None:
+    """Refuse options that no run can have; nothing is read and no process is joined.
+
+    Raises:
+        UserError: one option's value, or --resume with other options than the run had.
+    """
+    config = options.config
+    if config.resume:
+        check_resumed(options.parser, config)
+    if not 0 <= config.ema < 1:
+        raise UserError(f"--ema {config.ema}: give a decay from 0 (none) to below 1, as 0.999")
+    if config.diagnostics < 0:
+        raise UserError(f"--diagnostics {config.diagnostics}: give a number of steps, or 0")
+    if config.profile and not config.resume:
+        raise UserError("--profile has left: use --trainer.profiler simple")
+    if config.checkpoint_minutes < 0:
+        raise UserError(f"--checkpoint_minutes {config.checkpoint_minutes}: give at least 0")
+    with option_names():
+        options.module()
+        options.datamodule()
+    _check_processes(config.trainer)
+
+
+def _check_processes(trainer: Namespace) -> None:
+    """Refuse what several processes cannot do, and devices without processes."""
+    environment = processes.environment()
+    if trainer.strategy not in ("auto", "ddp"):
+        raise UserError(f"--trainer.strategy {trainer.strategy}: give ddp, or leave it away")
+    started = environment.world_size() if environment else 1
+    if str(trainer.devices).isdigit() and int(trainer.devices) * trainer.num_nodes != started:
+        raise not_started(int(trainer.devices) * trainer.num_nodes, started)
+    if environment and str(trainer.precision) in ("16", "16-mixed"):
+        raise UserError(
+            f"--trainer.precision {trainer.precision} with several processes: each would scale its "
+            "loss differently, give bf16-mixed"
+        )
+
+
+def not_started(wanted: int, started: int) -> UserError:
+    """Devices and processes do not match."""
+    return UserError(
+        f"--trainer.devices x --trainer.num_nodes is {wanted}, but {started} "
+        f"process{'es were' if started > 1 else ' was'} started: start as many, as with torchrun "
+        f"--nproc_per_node {wanted} experiments/train.py --trainer.devices {wanted}"
     )
 
 
-def remarks(config: Namespace, batch: int) -> Iterator[str]:
-    """What the options asked for do not do."""
-    parts = config.trainer.accumulate_grad_batches
-    if parts > 1:
-        yield (
-            f"accumulation: {parts} x {batch:,} pairs a step, each with the negatives of its own "
-            f"{batch:,} alone: more negatives need a larger --data.batch_size"
+@functools.cache
+def _parser() -> ArgumentParser:
+    """--config, the three signatures, the run's own options, and one seed for everything."""
+    parser = ArgumentParser(prog="train.py", description=DESCRIPTION, exit_on_error=False)
+    add = parser.add_argument
+    add("-c", "--config", action=ActionConfigFile, help="a YAML file of options")
+    add("--seed_everything", type=bool | int, default=0, help="seed of the model and the batches")
+    groups = {"trainer": L.Trainer, "model": SSEModule, "data": SSEDataModule}
+    for name, kind in groups.items():
+        parser.add_class_arguments(
+            kind, name, fail_untyped=False, instantiate=False, sub_configs=True
         )
-    if config.ema and config.model.optimizer == "lazy_adam":
-        yield "lazy_adam: --ema reads every row at every step, so it saves nothing here"
+    parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
+    add("--out", type=str | None, help="folder of the run (default: runs/N)")
+    add("--resume", type=str | None, help="folder of a run to go on with")
+    add("--ema", type=float, default=0.0, help="decay of the weights' moving average; 0: none")
+    add("--checkpoint_minutes", type=float, default=1.0,
+        help="from one last.ckpt to the next; 0: every step")  # fmt: skip
+    add("--diagnostics", type=int, default=125,
+        help="steps between two measurements in diagnostics.parquet; 0: none")  # fmt: skip
+    # It has left; config.yaml of older runs has it.
+    add("--profile", action=ActionYesNo(no_prefix="no_"), default=False, help=SUPPRESS)
+    parser.add_class_arguments(EvalOptions, "eval")
+    parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+    parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+    return parser
+
+
+@functools.cache
+def _names() -> dict[str, str]:
+    """{argument of the library: option}."""
+    names = {name: f"--data.{name}" for name in inspect.signature(SSEDataModule).parameters}
+    names |= {name: f"--model.{name}" for name in inspect.signature(SSEModule).parameters}
+    return names | {"seed": "--seed_everything", "dims": "--model.matryoshka_dims"}
+
+
+@contextlib.contextmanager
+def option_names() -> Iterator[None]:
+    """Say in a library's UserError which option an argument is: "dim is 0" -> "--model.dim is 0".
+
+    An argument is a name in backquotes anywhere, or the first word before "is", "are" or a colon.
+    """
+
+    def option(match: re.Match[str]) -> str:
+        return _names().get(match[1] or match[2], match[0])
+
+    try:
+        yield
+    except UserError as error:
+        error.args = (re.sub(r"`(\w+)`|^(\w+)(?= is | are |: )", option, str(error)),)
+        raise
 
 
 def quiet() -> None:

@@ -1,9 +1,7 @@
-"""Going on with a run: its configuration, its newest whole checkpoint."""
+"""A run's folder and going on with it: its configuration, its newest whole checkpoint."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -13,8 +11,8 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from sse.common import machine
 from sse.common.errors import UserError
-from sse.common.files import remove_abandoned
 from sse.training.processes import world
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -24,15 +22,43 @@ FACTS = "run"  # the checkpoint's key for `facts`
 FREE = ("config", "out", "profile", "resume", "checkpoint_minutes")
 
 
+def run_folder(out: str | None, resume: str | None) -> Path:
+    """The run's folder: --resume's, --out if it holds no run yet, else the next free runs/N."""
+    if resume:
+        return Path(resume)
+    if out is None:
+        number = 1
+        while Path("runs", str(number)).exists():
+            number += 1
+        return Path("runs", str(number))
+    folder = Path(out).expanduser()
+    if folder.is_file():
+        raise UserError(f"--out {folder} is a file: give a folder")
+    if (folder / "metrics.json").exists() or any(folder.glob("checkpoints/*.ckpt")):
+        raise UserError(
+            f"--out {folder} already holds a run: give another folder, go on with "
+            f"--resume {folder}, or remove it"
+        )
+    return folder
+
+
+def log_version(folder: Path) -> str:
+    """Empty at first, then resumed-1, ...: Lightning's CSV logger clears a folder it finds."""
+    logs = folder / "logs"
+    if not (logs / "metrics.csv").exists():
+        return ""
+    return f"resumed-{1 + sum(1 for _ in logs.glob('resumed-*'))}"
+
+
 def arguments_of(args: Sequence[str] | None) -> list[str]:
     """The command line; with --resume DIR, DIR/config.yaml first and the rest over it."""
-    given = list(sys.argv[1:] if args is None else args)
-    for i, argument in enumerate(given):
-        if argument == "--resume" and i + 1 < len(given):
-            return ["--config", str(_config(given[i + 1])), *given]
+    arguments = list(sys.argv[1:] if args is None else args)
+    for i, argument in enumerate(arguments):
+        if argument == "--resume" and i + 1 < len(arguments):
+            return ["--config", str(_config(arguments[i + 1])), *arguments]
         if argument.startswith("--resume="):
-            return ["--config", str(_config(argument.removeprefix("--resume="))), *given]
-    return given
+            return ["--config", str(_config(argument.removeprefix("--resume="))), *arguments]
+    return arguments
 
 
 def check_resumed(parser: ArgumentParser, config: Namespace) -> None:
@@ -64,7 +90,6 @@ def find_checkpoint(folder: str, say: Callable[[str], None] = print) -> str | No
         UserError: there are checkpoints, and none is whole.
     """
     faults: list[tuple[Path, str]] = []
-    remove_abandoned(Path(folder) / "checkpoints" / BEST)  # it may never be written again
     for name in (LAST, PREVIOUS):
         path = Path(folder) / "checkpoints" / name
         if path.exists():
@@ -75,9 +100,9 @@ def find_checkpoint(folder: str, say: Callable[[str], None] = print) -> str | No
                 return str(path)
             faults.append((path, fault))
     if faults:
-        found = "; ".join(f"{path.name}: {why}" for path, why in faults)
+        reasons = "; ".join(f"{path.name}: {why}" for path, why in faults)
         raise UserError(
-            f"{faults[0][0]} is no whole checkpoint, nor is any before it ({found}): "
+            f"{faults[0][0]} is no whole checkpoint, nor is any before it ({reasons}): "
             f"remove {folder} and start it again"
         )
     return None
@@ -89,7 +114,7 @@ def check_checkpoint(path: str, data: dict[str, Any], say: Callable[[str], None]
     Args:
         path: the checkpoint.
         data: `SSEDataModule.state_dict()` of this run.
-        say: told of other versions, with which a continuation may differ in rounding.
+        say: takes a line about other versions, with which a continuation may differ in rounding.
 
     Raises:
         UserError: other data, or another number of processes.
@@ -112,14 +137,12 @@ def check_checkpoint(path: str, data: dict[str, Any], say: Callable[[str], None]
         say(f"resuming elsewhere ({'; '.join(differ)}): what follows may differ in rounding")
 
 
-def facts() -> dict[str, str | int]:
+def facts() -> dict[str, str | int | None]:
     """What decides the last bit of a result, besides options and data."""
-    names = ("stable-static-embedding", "torch", "lightning", "numpy")
-    found: dict[str, str | int] = {name: importlib.metadata.version(name) for name in names}
-    return found | {
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    here = machine.machine()
+    return {
+        **machine.versions("torch", "lightning", "numpy"),
+        **{name: here[name] for name in ("threads", "machine", "device")},
         "processes": world(),
     }
 

@@ -1,9 +1,8 @@
-"""`main`: train, evaluate, export. The options are `SSEModule`'s and `SSEDataModule`'s signature.
+"""The steps of a run, which `main` and experiments/train.py take one after another.
 
 DIR/config.yaml     every option, enough to run it again
 DIR/checkpoints/    last.ckpt (resume from it), previous.ckpt (the one before), best.ckpt
 DIR/tensorboard/    logs; DIR/logs/metrics.csv the same as a table
-DIR/profile.json    with --profile: the share of each stage; DIR/profile.png
 DIR/diagnostics.parquet  does the gate saturate? See sse.training.diagnostics
 DIR/metrics.json    quality of the trained model, the untrained one and BM25; speed; versions
 DIR/model/          the folder that sentence-transformers loads
@@ -12,123 +11,232 @@ DIR/model/          the folder that sentence-transformers loads
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import platform
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 
-from sse.common.errors import one_line
+from sse.common import machine
+from sse.common.errors import UserError, one_line
 from sse.common.files import atomic_file, write_json
 from sse.common.signals import stopped_with
 from sse.data.batch_plan import Batch
+from sse.data.datamodule import SSEDataModule
 from sse.evaluation import evaluate as evaluation
-from sse.evaluation.collection import pairs_collection
+from sse.evaluation.collection import Collection, load_beir, pairs_collection
+from sse.evaluation.nanobeir import load_nanobeir
 from sse.evaluation.report import format_table, write_report
 from sse.model.export import export
 from sse.model.load import SSEModel
-from sse.training import processes as distributed
+from sse.training import processes
+from sse.training.allocator import keep_freed_memory
 from sse.training.callbacks import Throughput
 from sse.training.checkpoints import LastCheckpoint
-from sse.training.options import TrainCLI, make_cli
+from sse.training.module import SSEModule
+from sse.training.options import Options, check, option_names, parse
 from sse.training.processes import say
-from sse.training.profile import report
-from sse.training.resume import check_checkpoint, find_checkpoint
+from sse.training.resume import check_checkpoint, find_checkpoint, flat, run_folder
+from sse.training.trainer import make_trainer
+
+PACKAGES = ("torch", "lightning", "sentence-transformers", "tokenizers")  # in metrics.json
 
 
-def main(args: Sequence[str] | None = None, shared: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Train a model; returns what metrics.json holds.
+@dataclass
+class Run:
+    """A run that is ready to train.
+
+    Attributes:
+        options: its options.
+        folder: DIR, where its files go.
+        collections: what the trained model is evaluated on, besides the held-out pairs.
+        data: the pairs, read and tokenised.
+        model: the model with its loss.
+        trainer: Lightning's trainer.
+        seconds: what each part took.
+    """
+
+    options: Options
+    folder: Path
+    collections: list[Collection]
+    data: SSEDataModule
+    model: SSEModule
+    trainer: L.Trainer
+    seconds: dict[str, float]
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that evaluates and writes."""
+        return self.trainer.is_global_zero
+
+    def go_on(self) -> str:
+        """How to continue after a stop."""
+        return f"go on with --resume {self.folder}"
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train a model; returns what metrics.json holds, on the first process.
 
     Args:
         args: the command line, e.g. ["--data.paths", "[pairs.jsonl]"]; None for `sys.argv`.
-        shared: a dict kept between runs in one process, which then read the same data once.
     """
-    start = time.perf_counter()
-    cli = make_cli(TrainCLI, args, shared)
-    checkpoint = distributed.from_first(lambda: resume_from(cli)) if cli.config.resume else None
-    if distributed.rank() == 0:
-        with atomic_file(cli.folder / "config.yaml") as temporary:
-            # Without its place: a run may be moved, and its configuration used for another.
-            recipe = cli.config.clone()
-            recipe.out = recipe.resume = None
-            temporary.write_text(cli.parser.dump(recipe, skip_link_targets=True), "utf-8")
-    ready = time.perf_counter()
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
-    trained = time.perf_counter()
-    cli.model.whole()
-    distributed.leave()
-    if not cli.trainer.is_global_zero:
+    options = parse(args)
+    check(options)
+    folder = open_folder(options)
+    collections = read_collections(options)
+    data = read_data(options)
+    run = build(options, folder, collections, data)
+    fit(run)
+    if not run.first:
         return {}
-    if cli.config.profile:
-        say(report(cli.trainer, cli.model, cli.folder))
-    with stopped_with(lambda: f"go on with --resume {cli.folder}"):
-        facts = finish(cli, trained - ready)
-        facts["times"] = {
-            "data": round(ready - start, 2),
-            "train": round(trained - ready, 2),
-            "evaluate": round(time.perf_counter() - trained, 2),
-        }
-        write_json(cli.folder / "metrics.json", facts)
-    return facts
+    with stopped_with(run.go_on):
+        results = evaluate(run)
+        return export_run(run, results)
 
 
-def resume_from(cli: TrainCLI) -> str | None:
+def open_folder(options: Options) -> Path:
+    """Join the other processes, where torchrun or srun started some; the run's folder."""
+    config = options.config
+    if config.seed_everything is not False:
+        L.seed_everything(None if config.seed_everything is True else config.seed_everything)
+    processes.join(cuda=config.trainer.accelerator != "cpu" and torch.cuda.is_available())
+    processes.alike(flat(config))
+    folder = processes.from_first(lambda: run_folder(config.out, config.resume))
+    say(f"run: {folder}")
+    if keep_freed_memory():
+        say("allocator: glibc keeps freed memory (mallopt), which speeds up CPU training")
+    return folder
+
+
+def read_collections(options: Options) -> list[Collection]:
+    """What to evaluate on, read before training: a typing error must not cost the training.
+
+    Only the first process evaluates, so the others have none.
+    """
+    wanted = options.config.eval
+
+    def read() -> list[Collection]:
+        if processes.rank():
+            return []
+        collections = [load_beir(path) for path in wanted.beir]
+        return collections + (load_nanobeir(wanted.nanobeir) if wanted.nanobeir else [])
+
+    return processes.agree(read)
+
+
+@option_names()
+def read_data(options: Options) -> SSEDataModule:
+    """The pairs, tokenised; the first process fills the cache that the others read."""
+    data = options.datamodule()
+    processes.in_turn(lambda: data.build(say))
+    return data
+
+
+@option_names()
+def build(
+    options: Options, folder: Path, collections: list[Collection], data: SSEDataModule
+) -> Run:
+    """The model, its table as large as the data's vocabulary, and the trainer."""
+    model = options.module()
+    model.build(data.tokenizer)
+    processes.agree(model.shard)
+    trainer = make_trainer(options, folder, data, model)
+    return Run(options, folder, collections, data, model, trainer, {})
+
+
+@option_names()
+def fit(run: Run) -> None:
+    """Train, from the checkpoint of --resume on; each process has the whole model afterwards."""
+    options = run.options
+    checkpoint = processes.from_first(lambda: resume_from(run)) if options.config.resume else None
+    if run.first:
+        with atomic_file(run.folder / "config.yaml") as temporary:
+            temporary.write_text(options.recipe(), "utf-8")
+    ready = time.perf_counter()
+    run.seconds["data"] = ready - options.began
+    try:
+        run.trainer.fit(run.model, datamodule=run.data, ckpt_path=checkpoint)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        size = run.data.hparams.batch_size
+        raise UserError(f"out of memory: lower `batch_size` ({size:,})") from error
+    run.seconds["train"] = time.perf_counter() - ready
+    run.model.whole()
+    processes.leave()
+
+
+def resume_from(run: Run) -> str | None:
     """The checkpoint to go on from, checked; None to start from the first step."""
-    checkpoint = find_checkpoint(cli.config.resume, say)
+    checkpoint = find_checkpoint(run.options.config.resume, say)
     if checkpoint:
-        check_checkpoint(checkpoint, cli.datamodule.state_dict(), say)
+        check_checkpoint(checkpoint, run.data.state_dict(), say)
     else:
         say("no checkpoint yet: starting from the first step, which gives the same run")
     return checkpoint
 
 
-def finish(cli: TrainCLI, seconds: float) -> dict[str, Any]:
-    """Evaluate, beside the untrained model and BM25 where asked, and export; the facts."""
-    module, data, folder = cli.model, cli.datamodule, cli.folder
-    throughput = next(c for c in cli.trainer.callbacks if isinstance(c, Throughput))
-    last = next(c for c in cli.trainer.callbacks if isinstance(c, LastCheckpoint))
+def evaluate(run: Run) -> dict[str, evaluation.Result]:
+    """Retrieval quality of the trained model and, where asked, the untrained one and BM25."""
+    throughput, last = _callback(run, Throughput), _callback(run, LastCheckpoint)
     say(
-        f"trained in {seconds:.1f} s, {throughput.rate:,.0f} pairs/s; "
+        f"trained in {run.seconds['train']:.1f} s, {throughput.rate:,.0f} pairs/s; "
         f"{last.saves} checkpoint{'s' * (last.saves != 1)} in {last.spent:.1f} s"
     )
-    model = SSEModel(modules=[module.model.float().cpu()], device="cpu")
-    anchors, positives = data.heldout_pairs()
+    anchors, positives = run.data.heldout_pairs()
     heldout = [pairs_collection("held-out pairs", anchors, positives)] if anchors else []
-    collections = [*heldout, *cli.collections]
+    collections = [*heldout, *run.collections]
+    if not collections:
+        return {}
+    baselines = run.options.config.eval.baselines
+    candidates = {"trained": trained(run)}
+    if baselines:
+        untrained = run.model.untrained(run.data.tokenizer)
+        candidates["untrained"] = SSEModel(modules=[untrained], device="cpu")
     results = {}
-    if collections:
-        baselines = cli.config.eval.baselines
-        candidates = {"trained": model}
-        if baselines:
-            untrained = module.untrained(data.tokenizer)
-            candidates["untrained"] = SSEModel(modules=[untrained], device="cpu")
-        for name, candidate in candidates.items():
-            queries, documents = evaluation.encoders(candidate)
-            results[name] = evaluation.evaluate(
-                queries, collections, module.dims, encode_documents=documents, progress=True
-            )
-        if baselines:
-            results["BM25"] = evaluation.evaluate_bm25(collections, progress=True)
-        print(format_table(results))  # noqa: T201, the run's result
-        write_report(results, folder / "report", figure=baselines)
-    values = {name: result.values() for name, result in results.items()}
-    facts = {
-        "metrics": values,
-        "seconds": round(seconds, 2),
-        "steps": cli.trainer.global_step,
+    for name, candidate in candidates.items():
+        queries, documents = evaluation.encoders(candidate)
+        results[name] = evaluation.evaluate(
+            queries, collections, run.model.dims, encode_documents=documents, progress=True
+        )
+    if baselines:
+        results["BM25"] = evaluation.evaluate_bm25(collections, progress=True)
+    say(format_table(results))
+    write_report(results, run.folder / "report", figure=baselines)
+    return results
+
+
+def export_run(run: Run, results: dict[str, evaluation.Result]) -> dict[str, Any]:
+    """Write DIR/model and DIR/metrics.json; returns what the latter holds."""
+    data, folder, throughput = run.data, run.folder, _callback(run, Throughput)
+    scores = {name: result.values() for name, result in results.items()}
+    facts: dict[str, Any] = {
+        "metrics": scores,
+        "seconds": round(run.seconds["train"], 2),
+        "steps": run.trainer.global_step,
         "pairs": throughput.pairs,
         "pairs_per_second": round(throughput.rate, 1),
-        "epochs": cli.trainer.max_epochs,
-        "order": order_of(data.plan(0, cli.trainer.world_size)),
+        "epochs": run.trainer.max_epochs,
+        "order": order_of(data.plan(0, run.trainer.world_size)),
         "data": {s.name: len(rows) for s, rows in zip(data.sets, data.train_rows, strict=True)},
         "reports": {pairs.name: list(pairs.report) for pairs in data.pairs},
-        "versions": versions(),
+        "versions": machine.versions(*PACKAGES) | machine.machine(),
     }
-    export(model, folder / "model", card(cli, values))
+    export(trained(run), folder / "model", card(run, scores))
     say(f"model: {folder / 'model'}\nmetrics: {folder / 'metrics.json'}, {folder / 'report'}")
+    seconds = run.seconds
+    seconds["evaluate"] = time.perf_counter() - run.options.began - sum(seconds.values())
+    facts["times"] = {name: round(value, 2) for name, value in seconds.items()}
+    write_json(folder / "metrics.json", facts)
     return facts
+
+
+def trained(run: Run) -> SSEModel:
+    """The trained model as sentence-transformers and `export` take it."""
+    return SSEModel(modules=[run.model.model.float().cpu()], device="cpu")
 
 
 def order_of(plan: list[Batch]) -> str:
@@ -139,21 +247,20 @@ def order_of(plan: list[Batch]) -> str:
     return digest.hexdigest()[:16]
 
 
-def card(cli: TrainCLI, values: dict[str, Any]) -> dict[str, Any]:
+def card(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
     """What the model card says of this run."""
-    data = cli.datamodule
-    given = cli.model.hparams.items()
-    options = {f"model.{k}": v for k, v in given if v is not None and not k.startswith("_")}
+    data, trainer = run.data, run.trainer
+    options = {f"model.{k}": v for k, v in run.model.hparams.items() if v is not None}
     options |= {
         "data.batch_size": data.hparams.batch_size,
-        "epochs": cli.trainer.max_epochs,
-        "precision": cli.trainer.precision,
-        "accumulation": cli.trainer.accumulate_grad_batches,
-        "EMA": cli.config.ema,
+        "epochs": trainer.max_epochs,
+        "precision": trainer.precision,
+        "accumulation": trainer.accumulate_grad_batches,
+        "EMA": run.options.config.ema,
     }
     return {
-        "metrics": values.get("trained", {}),
-        "baselines": {name: values[name] for name in ("untrained", "BM25") if name in values},
+        "metrics": scores.get("trained", {}),
+        "baselines": {name: scores[name] for name in ("untrained", "BM25") if name in scores},
         "data": [
             f"{s.name}: {len(rows):,} pairs"
             for s, rows in zip(data.sets, data.train_rows, strict=True)
@@ -162,15 +269,8 @@ def card(cli: TrainCLI, values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions and machine, for the record."""
-    names = ("stable-static-embedding", "torch", "lightning", "sentence-transformers", "tokenizers")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return found | {
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-    }
+def _callback(run: Run, kind: type[Any]) -> Any:
+    return next(c for c in run.trainer.callbacks if isinstance(c, kind))
 
 
-run = one_line(distributed.one_voice(main))
+run = one_line(processes.one_voice(main))

@@ -113,14 +113,14 @@ def test_every_figure_names_its_axes_and_draws_finite_values(draw, study, tmp_pa
 def test_figures_tell_levels_apart():
     from types import SimpleNamespace
 
-    from sse.model.norm_forms import NORMS
+    from sse.model.norm_forms import NORM_FORMS
 
-    levels = SimpleNamespace(levels=list(NORMS))
+    levels = SimpleNamespace(levels=list(NORM_FORMS))
     hues = {
         (look["color"], str(look["linestyle"]))
-        for look in map(lambda v: figures.style(levels, v), NORMS)
+        for look in map(lambda v: figures.style(levels, v), NORM_FORMS)
     }
-    assert len(hues) == len(NORMS)
+    assert len(hues) == len(NORM_FORMS)
 
 
 def test_extract_draws_and_says_the_same_without_scores_of_queries(out, study, tmp_path, capsys):

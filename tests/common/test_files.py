@@ -2,12 +2,17 @@
 
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from sse.common.errors import Stopped, UserError, one_line
-from sse.common.files import atomic_file, atomic_folder, write_json
+from sse.common.files import STALE, atomic_file, atomic_folder, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -40,17 +45,68 @@ def test_a_folder_is_replaced_whole_and_readable_by_others(tmp_path):
     assert (target / "sub" / "x").read_text() == "new"
 
 
-def test_what_a_killed_writer_left_goes_and_what_another_holds_stays(tmp_path):
-    for name in (".x.dead.tmp", ".y.dead.tmp"):
-        (tmp_path / name).write_text("half")
-    (tmp_path / ".x.folder.tmp").mkdir()
+def test_a_later_write_removes_what_a_killed_writer_left_a_day_ago(tmp_path):
+    dead, alive, other = (tmp_path / f".{name}.tmp" for name in ("x.dead", "x.alive", "y.dead"))
+    for path in (dead, alive, other):
+        path.mkdir()
+        (path / "half").touch()
+    for path in (dead, other):
+        os.utime(path, (0, time.time() - STALE - 9))
+    with pytest.raises(ValueError, match="stop"), atomic_file(tmp_path / "x"):
+        raise ValueError("stop")
+    assert dead.exists(), "it may be all that is left of x"
+    write_json(tmp_path / "x", 1)
+    assert sorted(os.listdir(tmp_path)) == [".x.alive.tmp", ".y.dead.tmp", "x"]
+
+
+def test_two_writers_of_one_name_do_not_meet(tmp_path):
     with atomic_file(tmp_path / "x") as mine:
         mine.write_text("mine")
         with atomic_file(tmp_path / "x") as other:  # as another process would
             other.write_text("other")
-        assert mine.exists()
+        assert (tmp_path / "x").read_text() == "other"
     assert (tmp_path / "x").read_text() == "mine"
-    assert sorted(os.listdir(tmp_path)) == [".y.dead.tmp", "x"], "other names are not touched"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+KILLED = """
+import os, signal, sys
+from sse.common.files import atomic_file, atomic_folder
+with (atomic_file if sys.argv[2] == "file" else atomic_folder)(sys.argv[1]) as temporary:
+    (temporary if temporary.is_file() else temporary / "x").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_killed_writer_leaves_the_old_one_as_it_was(tmp_path, kind):
+    target = tmp_path / "old"
+    file = target if kind == "file" else target / "x"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("whole")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(target), kind])
+    assert done.returncode == -signal.SIGKILL
+    assert file.read_text() == "whole"
+    assert len(os.listdir(tmp_path)) == 2, "the unfinished one stays for now"
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    target = tmp_path / "model"
+    with atomic_folder(target) as temporary:
+        (temporary / "x").write_text("old")
+    rename = os.replace
+
+    def refuse(source, place):
+        if Path(source).name == "new":
+            raise OSError(errno.EACCES, "refused")
+        rename(source, place)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="refused"), atomic_folder(target) as temporary:
+        (temporary / "x").write_text("new")
+    assert (target / "x").read_text() == "old"
+    assert os.listdir(tmp_path) == ["model"]
 
 
 def test_a_folder_may_be_written_through_the_same_door(tmp_path):
@@ -69,7 +125,9 @@ def test_a_folder_may_be_written_through_the_same_door(tmp_path):
         (UserError("dim is 0 (--model.dim):\n give 1"), 2, "error: dim is 0 (--model.dim): give 1"),
         (KeyboardInterrupt(), 130, "error: interrupted"),
         (Stopped(15, "go on"), 143, "error: stopped by SIGTERM: go on"),
-        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 1, "No space left on device"),
+        (OSError(errno.ENOSPC, "Disk full", "/x/y"), 1, "error: Disk full (/x/y): free some space"),
+        (OSError(errno.ENOENT, "Not there", "/x/y"), 1, "error: Not there (/x/y): check the path"),
+        (RuntimeError(f"rust: {os.strerror(errno.ENOSPC)} (28)"), 1, "free some space or choose"),
     ],
 )
 def test_failures_a_user_can_mend_are_one_line_and_an_exit_code(error, code, line, capsys):

@@ -1,59 +1,26 @@
-"""Ctrl-C and SIGTERM end a command even where Python's handler is never reached."""
+"""SIGTERM ends a command as Ctrl-C does, and handlers are given back."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
-from sse.common.errors import one_line
-from sse.common.signals import stopped_by_signals
+from sse.common.errors import Stopped, one_line
+from sse.common.signals import STOPS, NotedSignals, stopped_by_signals, stopped_with
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 
-# A mutex taken twice stands for all waits that no signal handler cuts short.
-STUCK = """
-import ctypes, sys
-from sse.common.errors import one_line
-from sse.common.files import atomic_file, atomic_folder
-from sse.common.signals import stopped_by_signals
 
-@one_line
-def main():
-    with stopped_by_signals(grace=0.2), atomic_file(sys.argv[1]), atomic_folder(sys.argv[2]):
-        print("ready", flush=True)
-        mutex = ctypes.create_string_buffer(64)
-        for _ in range(2):
-            ctypes.CDLL(None).pthread_mutex_lock(mutex)
-
-sys.exit(main())
-"""
+@pytest.fixture(autouse=True)
+def handlers_stay():
+    before = [signal.getsignal(number) for number in STOPS]
+    yield
+    assert [signal.getsignal(number) for number in STOPS] == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stuck_main_thread_is_ended_and_leaves_nothing(tmp_path, number):
-    folder = tmp_path / "out"
-    folder.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-c", STUCK, str(folder / "file"), str(folder / "folder")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    assert process.stdout.readline() == b"ready\n"
-    assert len(list(folder.iterdir())) == 2
-    process.send_signal(number)
-    _, message = process.communicate(timeout=30)
-    assert (process.returncode, message) == (130, b"error: interrupted\n")
-    assert not list(folder.iterdir())
-
-
-def test_handlers_are_as_before_and_an_orderly_end_is_left_alone():
-    before = signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)
-
+def test_sigterm_is_an_interruption():
     @one_line
     def main():
         with stopped_by_signals():
@@ -61,4 +28,33 @@ def test_handlers_are_as_before_and_an_orderly_end_is_left_alone():
             raise AssertionError("KeyboardInterrupt was due")
 
     assert main() == 130
-    assert (signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)) == before
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_stop_says_how_to_go_on(number):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("a suite in the background has SIGINT ignored")
+    way_on = "go on with --resume run"
+    with pytest.raises(Stopped, match=way_on) as stop, stopped_with(lambda: way_on):
+        os.kill(os.getpid(), number)
+    assert stop.value.exit_code == 128 + number
+
+
+def test_a_stop_leaves_the_handler_of_another_alone():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with stopped_with(lambda: ""):
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_noted_signal_lets_the_work_end_and_a_second_one_ends_the_process():
+    noted = NotedSignals()
+    noted.remember()
+    noted.take_over()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert noted.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    noted.give_back()

@@ -16,7 +16,7 @@ from sse.data.datamodule import EpochSteps, PairBatches, SSEDataModule
 from sse.data.device_cache import Ahead, DeviceCache
 from sse.data.token_cache import TokenizedSet
 from sse.model.model import SSE
-from sse.text.token_batch import Ragged
+from sse.text.token_batch import TokenBatch
 from sse.training.run import main
 from tests.helpers.samples import sentences
 
@@ -31,7 +31,7 @@ def tokenized(name, rows, columns, dtype, top, seed):
         offsets = np.concatenate([[0], generator.integers(0, 9, rows).cumsum()]).astype(np.int64)
         ids = generator.integers(0, top + 1, offsets[-1]).astype(dtype)
         ids[:1] = top
-        tokens.append(Ragged(ids, offsets))
+        tokens.append(TokenBatch(ids, offsets))
     texts = generator.integers(0, 2**64, (rows, columns), dtype=np.uint64)
     return TokenizedSet(name, tuple("abc"[:columns]), tuple(tokens), texts)
 

@@ -19,7 +19,7 @@ import sse.data.token_cache as cache_module
 from sse.data.columns import Column
 from sse.data.pair_set import make_pair_set
 from sse.data.token_cache import text_hashes, tokenize_set
-from sse.text.token_batch import Ragged
+from sse.text.token_batch import TokenBatch
 from sse.text.tokenizer import TextTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_nothing_that_is_taken_for_whole(
 
 def test_memory_stays_at_a_chunk(tokenizer, tmp_path, monkeypatch):
     def encode(self, texts):
-        return Ragged(np.ones(500 * len(texts), np.int32), np.arange(len(texts) + 1) * 500)
+        return TokenBatch(np.ones(500 * len(texts), np.int32), np.arange(len(texts) + 1) * 500)
 
     monkeypatch.setattr(TextTokenizer, "encode", encode)  # the real one would take minutes
     data = datasets.Dataset.from_dict({"anchor": ["red"] * 40_000, "positive": ["blue"] * 40_000})

@@ -84,7 +84,8 @@ def line(tally: Tally) -> str:
     return (
         f"{tally.fault:<15} {tally.where:<16} {tally.times:>4} tried, {tally.hit:>4} hit, "
         f"{tally.refused:>4} refused in one line, {tally.lost} lost, {tally.wrong} wrong, "
-        f"{tally.unclear} unclear, {tally.litter} left files"
+        f"{tally.unclear} unclear, {tally.litter} left files, "
+        f"{tally.unfinished} left by kills"
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import sse
 from sse.common.errors import UserError
-from sse.model.norm_forms import NORMS
+from sse.model.norm_forms import NORM_FORMS
 from sse.model.onnx import export_onnx, padded
 from sse.serving.encoder import Encoder
 from tests.helpers.tolerances import assert_within, text_vectors
@@ -22,7 +22,7 @@ def run(path, batch):
     return session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
-@pytest.fixture(params=NORMS)
+@pytest.fixture(params=NORM_FORMS)
 def folder(request, make_model, tmp_path):
     return sse.export(make_model(request.param), tmp_path / "model")
 

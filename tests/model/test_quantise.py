@@ -14,9 +14,9 @@ import sse
 from sse.common.errors import UserError
 from sse.model import table as pool
 from sse.model.folder import Q4_REST, Q4_TABLE, read_folder
-from sse.model.norm_forms import NORMS
+from sse.model.norm_forms import NORM_FORMS
 from sse.model.quantise import quantise_rows, quantise_vectors, write_compact
-from sse.model.table import Table
+from sse.model.table import EmbeddingTable
 from sse.serving.encoder import Encoder
 from tests.helpers.samples import unseal
 from tests.helpers.tolerances import assert_within, rounding, text_vectors
@@ -39,7 +39,7 @@ def folder(tokenizer, tmp_path_factory):
 @settings(deadline=None)
 @given(table=TABLES, kind=st.sampled_from(KINDS))
 def test_a_row_is_off_by_half_a_step_at_most(table, kind):
-    decoded = Table(*quantise_rows(table, kind)).dense()
+    decoded = EmbeddingTable(*quantise_rows(table, kind)).dense()
     largest = np.abs(table).max(axis=1, keepdims=True)
     steps = {"float32": 0, "float16": np.abs(table) * 2**-10 + 2**-24, "int8": largest / 127}
     step = steps.get(kind, largest / 7.5)
@@ -49,7 +49,7 @@ def test_a_row_is_off_by_half_a_step_at_most(table, kind):
 @settings(deadline=None, max_examples=50)
 @given(table=TABLES, kind=st.sampled_from(KINDS), data=st.data())
 def test_pooling_small_rows_equals_pooling_them_decoded(table, kind, data):
-    made = Table(*quantise_rows(table, kind))
+    made = EmbeddingTable(*quantise_rows(table, kind))
     ids = data.draw(
         hnp.arrays(np.uint32, st.integers(0, 40), elements=st.integers(0, len(table) - 1))
     )
@@ -81,11 +81,11 @@ def test_a_compact_folder_loads_as_encoder_and_as_torch_model(folder, kind, tmp_
     whole = Encoder(folder).encode(TEXTS)
     worst = {"float32": 1, "float16": 1 - 1e-5, "int8": 0.999, "int4": 0.95}[kind]
     assert (np.einsum("nd,nd->n", vectors, whole)[1:] >= worst - 1e-6).all()
-    monkeypatch.setattr(pool, "_pool", None)
+    monkeypatch.setattr(pool, "_table", None)
     assert_within("encoder, compact", Encoder(small).encode(TEXTS), exact, tolerance)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", NORM_FORMS)
 def test_every_norm_survives(make_model, norm, tmp_path):
     folder = sse.export(make_model(norm), tmp_path / "model")
     small = write_compact(folder, tmp_path / "small", "float32")

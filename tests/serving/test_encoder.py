@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import sse
 from sse.common.errors import UserError
 from sse.model import table as pool
-from sse.model.norm_forms import NORMS
+from sse.model.norm_forms import NORM_FORMS
 from sse.serving import threads as parallel
 from sse.serving.encoder import Encoder
 from tests.helpers.samples import unseal
@@ -34,7 +34,7 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=60)
 def folders(tmp_path_factory, tokenizer):
     """One exported model per norm, each with the torch model it came from."""
     made = {}
-    for seed, norm in enumerate(NORMS):
+    for seed, norm in enumerate(NORM_FORMS):
         import torch
 
         model = sse.SSE(tokenizer, 48, norm, seed=seed)
@@ -57,14 +57,13 @@ def folder(folders):
 def pooling(request, monkeypatch):
     """Both ways to pool."""
     if request.param == "numpy":
-        monkeypatch.setattr(pool, "_pool", None)
-        monkeypatch.setattr(pool, "FEW_TOKENS", 100)
-    elif pool._pool is None:
+        monkeypatch.setattr(pool, "_table", None)
+    elif pool._table is None:
         pytest.skip("sse.model._table is not compiled here")
     return request.param
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", NORM_FORMS)
 @pytest.mark.parametrize("normalize", [True, False])
 def test_equals_the_torch_model(folders, norm, normalize, pooling):
     folder, torch_model = folders[norm]

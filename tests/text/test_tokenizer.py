@@ -36,12 +36,12 @@ def reference_ids(tokenizer, text):
 
 def test_ids_are_the_reference_tokenizers_without_special_tokens(trained):
     texts = [*SENTENCES[:4], "", "unseen zebra", "fox"]
-    ragged = trained.encode(texts)
-    assert [list(ragged[row]) for row in range(len(texts))] == [
+    batch = trained.encode(texts)
+    assert [list(batch[row]) for row in range(len(texts))] == [
         reference_ids(trained, text) for text in texts
     ]
-    assert ragged.offsets.dtype == np.int64 and ragged.ids.dtype.kind in "iu"
-    assert ragged.lengths[4] == 0 and trained.encode([]).offsets.tolist() == [0]
+    assert batch.offsets.dtype == np.int64 and batch.ids.dtype.kind in "iu"
+    assert batch.lengths[4] == 0 and trained.encode([]).offsets.tolist() == [0]
 
 
 def test_batches_split_by_size_give_the_same_ids(trained, monkeypatch):
@@ -67,11 +67,11 @@ def test_lone_surrogates_leave_their_neighbours_ids_alone(trained):
 
 
 def test_control_characters_are_dropped_and_a_megabyte_encodes(trained):
-    ragged = trained.encode(["fo\x00x\x07", "fox", "fox " * 250_000, "x" * 1_000_000, "🙂 日本 ꙮ"])
-    assert list(ragged[0]) == list(ragged[1])
-    assert ragged.lengths[2] == 250_000 * ragged.lengths[1]
-    assert ragged.lengths[3] == 1, "a word of a million letters is one unknown token"
-    assert ragged.lengths[4] > 0
+    batch = trained.encode(["fo\x00x\x07", "fox", "fox " * 250_000, "x" * 1_000_000, "🙂 日本 ꙮ"])
+    assert list(batch[0]) == list(batch[1])
+    assert batch.lengths[2] == 250_000 * batch.lengths[1]
+    assert batch.lengths[3] == 1, "a word of a million letters is one unknown token"
+    assert batch.lengths[4] > 0
 
 
 def test_truncation_and_padding_of_the_file_are_switched_off(trained, tmp_path):
@@ -98,9 +98,9 @@ def test_truncation_and_padding_of_the_file_are_switched_off(trained, tmp_path):
 
 def test_max_tokens_keeps_the_first_ids_and_changes_the_fingerprint(trained):
     cut = TextTokenizer(trained.tokenizer, max_tokens=3)
-    ragged = cut.encode(["", "fox", SENTENCES[0], SENTENCES[1]])
-    assert ragged.lengths.max() == 3 and ragged.lengths[0] == 0
-    assert list(ragged[2]) == reference_ids(trained, SENTENCES[0])[:3]
+    batch = cut.encode(["", "fox", SENTENCES[0], SENTENCES[1]])
+    assert batch.lengths.max() == 3 and batch.lengths[0] == 0
+    assert list(batch[2]) == reference_ids(trained, SENTENCES[0])[:3]
     assert cut.fingerprint != trained.fingerprint
     with pytest.raises(UserError, match="max_tokens is 0"):
         TextTokenizer(trained.tokenizer, max_tokens=0)

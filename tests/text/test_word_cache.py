@@ -51,13 +51,13 @@ def few_letters(request, monkeypatch):
 
 
 def assert_equal_to_whole_texts(cache, tokenizer, texts):
-    ragged = cache.encode(texts)
+    batch = cache.encode(texts)
     expected = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    assert [row.tolist() for row in map(ragged.__getitem__, range(len(texts)))] == [
+    assert [row.tolist() for row in map(batch.__getitem__, range(len(texts)))] == [
         encoding.ids for encoding in expected
     ]
-    assert ragged.ids.dtype == np.int32 and ragged.ids.flags.writeable
-    assert ragged.offsets.dtype == np.int64
+    assert batch.ids.dtype == np.int32 and batch.ids.flags.writeable
+    assert batch.offsets.dtype == np.int64
 
 
 PARTS = st.one_of(
@@ -125,8 +125,8 @@ def test_threads_share_one_cache(monkeypatch):
     texts = [" ".join(f"w{n}" for n in random.integers(0, 500, 2000)) for _ in range(60)]
     cache = WordCache(tokenizer)
     with ThreadPoolExecutor(4) as pool:
-        for text, ragged in zip(texts, pool.map(lambda t: cache.encode([t]), texts), strict=True):
-            assert ragged[0].tolist() == tokenizer.encode(text, add_special_tokens=False).ids
+        for text, batch in zip(texts, pool.map(lambda t: cache.encode([t]), texts), strict=True):
+            assert batch[0].tolist() == tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def test_it_can_be_copied_and_sent():

@@ -13,7 +13,7 @@ import sse
 from sse.common.errors import UserError
 from sse.data.split import hold_out, train_rows
 from sse.model.norms import NORMS
-from sse.training.module import own_positive_ndcg
+from sse.training.module import SSEModule
 from sse.training.run import main
 from tests.helpers.training_runs import make_options, same, weights
 
@@ -108,10 +108,12 @@ def test_repeated_texts_are_masked_where_the_sampler_allows_them(options, tmp_pa
         (["--data.batches=random"], "round_robin"),
         (["--model.dim=-5"], "--model.dim"),
         (["--ema=2"], "--ema"),
+        (["--profile"], "use --trainer.profiler simple"),
         (["--trainer.accelerator=mps"], "--trainer"),
         (["--out=/proc/nowhere/run"], "/proc/nowhere"),
         (["--data.tokenizer=nowhere.json"], "nowhere.json"),
         (["--model.schedule=step"], "'step'"),
+        (["--model.optimizer=lazy_adam"], "lazy_adam has left: give adam"),
         (["--eval.beir=[nowhere]"], "nowhere"),
         (["--model.matryoshka_dims=[32,8]", "--model.matryoshka_weights=[1]"], "weights"),
     ],
@@ -139,6 +141,7 @@ def test_bad_options_are_one_clear_line_and_leave_no_run(
         ["--model.symmetric=true", "--model.matryoshka_dims=[16, 32]"],
         ["--data.batches=round_robin", "--data.max_tokens=4"],
         ["--data.holdout=0"],
+        ["--trainer.profiler=simple"],
     ],
 )
 def test_the_trainers_usual_options_work(options, tmp_path, extra):
@@ -166,6 +169,15 @@ def test_the_loss_is_logged_every_so_many_steps(options, tmp_path, every):
     assert all(row["train/pairs_per_second"] for row in losses)
 
 
+def test_a_batch_that_does_not_fit_ends_in_one_line(options, tmp_path, monkeypatch):
+    def huge(self, batch):
+        torch.empty(10**15)
+
+    monkeypatch.setattr(SSEModule, "pool", huge)
+    with pytest.raises(UserError, match=r"out of memory: lower --data.batch_size \(32\)"):
+        main([*options, f"--out={tmp_path / 'run'}", "--eval.times=0"])
+
+
 def test_an_existing_run_is_never_overwritten(options, tmp_path):
     main([*options, f"--out={tmp_path / 'run'}"])
     with pytest.raises(UserError, match="already holds a run"):
@@ -189,11 +201,3 @@ def test_held_out_pairs_depend_on_their_text_alone_and_never_train():
     assert not set(ids[kept].ravel().tolist()) & set(ids[rows].ravel().tolist())
     assert len(kept) + len(rows) == 500
     assert [len(r) for r in hold_out([ids[:50]], 1000)] == [5], "a tenth at most"
-
-
-def test_own_positive_ndcg_has_known_values():
-    eye = torch.eye(12)
-    assert own_positive_ndcg(eye, eye) == pytest.approx(1.0)
-    second = eye + 2 * eye.roll(1, 0)  # each anchor prefers another's positive
-    assert own_positive_ndcg(second, eye) == pytest.approx(1 / math.log2(3))
-    assert own_positive_ndcg(torch.ones(12, 4), torch.ones(12, 4)) == 0.0, "ties rank last"

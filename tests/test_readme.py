@@ -1,0 +1,47 @@
+"""The README's commands run as pasted, in order, in a fresh copy of the repository."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks():
+    """(language, code) of every fenced block; the environment's activation is the test's own."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    return [(m[1], m[2]) for m in BLOCK.finditer(text) if ".venv/bin/activate" not in m[2]]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """What git tracks, without what runs made here."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no git checkout here")
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in filter(None, listed.stdout.split("\0")):
+        if name.startswith(("examples/", "experiments/")) and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.slow
+def test_every_block_of_the_readme_runs_as_pasted(checkout):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
+    assert len(blocks()) >= 7
+    for language, code in blocks():
+        shell = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
+        done = subprocess.run(
+            [*shell, code], cwd=checkout, capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        assert "Traceback" not in done.stderr, f"{code}\n{done.stderr[-2000:]}"
