@@ -52,10 +52,13 @@ def export(
         model: the module, or what `sse.load` returns (whose prompts and similarity are kept).
         folder: replaced if it exists and holds a model; refused if it holds something else.
         card: facts for the model card (`sse.model.card.write_card`): metrics, data,
-        hyper-parameters.
+            hyper-parameters.
 
     Returns:
         The folder.
+
+    Raises:
+        UserError: the target is a file, or a folder that holds no model.
     """
     target = Path(folder)
     _check_target(target)

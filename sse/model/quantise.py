@@ -147,6 +147,10 @@ def quantise_vectors(x: NDArray[np.float32], precision: str) -> NDArray[Any]:
     int8 keeps directions: each vector is scaled so that its largest component becomes 127, which
     leaves cosines as they are and needs no calibration. Bits are 1 where x > 0, eight a byte, the
     first in the highest place, as numpy.packbits and sentence-transformers' `ubinary` have them.
+
+    >>> x = np.array([[0.5, -1.0, 0.25, 1.0]], np.float32)
+    >>> quantise_vectors(x, "int8").tolist(), quantise_vectors(x, "binary").tolist()
+    ([[64, -127, 32, 127]], [[176]])
     """
     if precision == "float32":
         return x

@@ -20,6 +20,14 @@ class TokenBatch:
     Attributes:
         ids: flat token ids, shape (N,), an unsigned or signed integer type.
         offsets: int64, shape (n + 1,), offsets[0] = 0; text i is ids[offsets[i]:offsets[i + 1]].
+
+    Three texts, the second without a token:
+
+    >>> batch = TokenBatch(np.array([7, 8, 9]), np.array([0, 2, 2, 3]))
+    >>> len(batch), batch[0].tolist(), batch.lengths.tolist()
+    (3, [7, 8], [2, 0, 1])
+    >>> batch.take(np.array([2, 0])).ids.tolist()
+    [9, 7, 8]
     """
 
     ids: NDArray[np.integer]
@@ -50,7 +58,12 @@ class TokenBatch:
 
 
 def concatenate(parts: Sequence[TokenBatch]) -> TokenBatch:
-    """All texts of `parts`, in order, as one batch."""
+    """All texts of `parts`, in order, as one batch.
+
+    >>> one = TokenBatch(np.array([7, 8]), np.array([0, 2]))
+    >>> concatenate([one, one]).offsets.tolist()
+    [0, 2, 4]
+    """
     if len(parts) == 1:
         return parts[0]
     ids = np.concatenate([part.ids for part in parts])
