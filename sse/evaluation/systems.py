@@ -31,8 +31,8 @@ def load_model(folder: str | Path, device: str | None = None) -> Any:
         return load(folder, device=device)
     if (Path(folder) / CONFIG_NAME).exists():  # of ours: the parts are checked against each other
         ModelFiles(Path(folder)).every()
-        found = read_folder(folder, verify=False)
-        found.check_tokenizer(load_tokenizer(str(found.tokenizer)).vocab_size)
+        files = read_folder(folder, verify=False)
+        files.check_tokenizer(load_tokenizer(str(files.tokenizer)).vocab_size)
     from sentence_transformers import SentenceTransformer
 
     try:
