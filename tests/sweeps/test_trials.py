@@ -112,7 +112,7 @@ def test_a_broken_trial_is_told_and_skipped_until_retried(write, tmp_path, capfd
     out = tmp_path / "out"
     assert run_once(config, out) == 2
     said = capfd.readouterr()
-    assert "BROKEN, pairs 10,000: there are 2" in said.out
+    assert "BROKEN, --data.pairs is 10,000: there are 2" in said.out
     assert "1 of 3 trials broke" in said.err and "--retry" in said.err
     assert len(read_results(out)) == 2, "the others count"
     assert run_once(config, out) == 2
@@ -128,7 +128,7 @@ def test_a_sweep_on_ray_ends_as_on_one_machine(write, tmp_path, capfd):
     assert run_once(config, outs[0]) == 2, "two trials want more pairs than there are"
     assert run_once(config, outs[1], "--ray=local") == 2
     said = capfd.readouterr()
-    assert said.out.count("BROKEN, pairs 10,000") == 4, "both sweeps, both seeds"
+    assert said.out.count("BROKEN, --data.pairs is 10,000") == 4, "both sweeps, both seeds"
     tables = [read_results(out) for out in outs]
     for name in ("trial", "ndcg@10", "order", "steps"):
         assert list(tables[0][name]) == list(tables[1][name]), name
