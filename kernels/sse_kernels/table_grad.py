@@ -33,7 +33,7 @@ class TableGrad:
 
     The conditions:
 
-    - One `TableGrad` serves one weight. A second weight is refused while the first one lives.
+    - One `TableGrad` serves one weight. A second one is refused while the first has its gradient.
     - `weight` is a leaf, and its gradient is read from `weight.grad`: `torch.autograd.grad` gets
       none from the op, and hooks on weight would not run (where there are any, an error says so).
     - Clone `weight.grad` to keep it past the next backward pass. Changing the whole of it in place
@@ -49,9 +49,6 @@ class TableGrad:
 
     def usable(self, weight: Tensor) -> bool:
         """Whether the op may write for this weight; ValueError where a gradient would be wrong."""
-        first = self._weight() if self._weight is not None else None
-        if first is not None and first is not weight:  # both `.grad` would be one memory
-            raise ValueError("table_grad= serves another weight: make one TableGrad for each")
         if not weight.is_leaf:
             raise ValueError("table_grad= needs a leaf weight; it is the result of an operation")
         if weight._backward_hooks or weight._post_accumulate_grad_hooks:
@@ -79,6 +76,9 @@ class TableGrad:
             self._hit |= plan.starts.diff() > 0
 
     def _replace(self, weight: Tensor, shares: Tensor, plan: BagPlan, path: ModuleType) -> None:
+        first = self._weight() if self._weight is not None else None
+        if first is not None and first is not weight and first.grad is self._buffer is not None:
+            raise ValueError("table_grad= holds another weight's gradient: make one for each")
         self._weight = weakref.ref(weight)
         hit = plan.starts.diff() > 0  # (V,)
         if path is not host:

@@ -91,12 +91,12 @@ def _encode(args: argparse.Namespace) -> None:
     )
     with (
         vector_file(args.target, form, columns, dtype, not args.no_text, args.force) as writer,
-        bar("encoding", args.quiet) as told,
+        bar("encoding", args.quiet) as progress,
     ):
         for vectors in batches:
             writer.write([waiting.popleft() for _ in range(len(vectors))], vectors)
             count += len(vectors)
-            told(len(vectors))
+            progress(len(vectors))
     if not args.quiet:
         _summary(args, model, count, time.perf_counter() - start)
 

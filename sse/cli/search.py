@@ -57,8 +57,8 @@ def _index(args: argparse.Namespace) -> None:
     rows = chain(list(islice(rows, 1)), rows)  # a bad input fails before the model is loaded
     model = Encoder(args.model, args.dim, fast=not args.no_fast)
     start = time.perf_counter()
-    with bar("indexing", args.quiet) as told:
-        count = build_index(rows, model, args.target, args.kind, told, args.batch_size)
+    with bar("indexing", args.quiet) as progress:
+        count = build_index(rows, model, args.target, args.kind, progress, args.batch_size)
     seconds, size = time.perf_counter() - start, os.path.getsize(args.target)
     if args.json:
         facts = {"texts": count, "seconds": round(seconds, 3), "bytes": size, "out": args.target}
@@ -106,8 +106,8 @@ def _search(args: argparse.Namespace) -> None:
 
 def _format(query: str, hits: list[Hit], args: argparse.Namespace, seconds: float) -> str:
     if args.json:
-        found = {"query": query, "seconds": round(seconds, 6), "hits": [asdict(h) for h in hits]}
-        return json.dumps(found, ensure_ascii=False) + "\n"
+        answer = {"query": query, "seconds": round(seconds, 6), "hits": [asdict(h) for h in hits]}
+        return json.dumps(answer, ensure_ascii=False) + "\n"
     lines = []
     for hit in hits:
         text = hit.text if args.full else snippet(hit.text, query)

@@ -5,24 +5,17 @@ So the choice is the same on every machine, in whatever order the pairs come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import numpy as np
 
 from sse.common.errors import UserError
 from sse.data.batch_plan import Rows
-from sse.data.tables import release
 
-# At most this share of a set is held out, however small the set.
+# At most this share of the pairs is held out, however few there are.
 HOLDOUT_SHARE = 0.1
-RUN = 1 << 17  # rows looked at together
 
 
 def hold_out(text_ids: list[np.ndarray], count: int) -> list[Rows]:
     """Rows to hold out of each set: the pairs with the smallest hash of their text.
-
-    The choice depends on the texts alone, so it is the same on every machine and in every order.
 
     Args:
         text_ids: per set, (n, columns) 64-bit hashes of the texts.
@@ -31,43 +24,29 @@ def hold_out(text_ids: list[np.ndarray], count: int) -> list[Rows]:
     count = min(count, int(sum(map(len, text_ids)) * HOLDOUT_SHARE))
     if count == 0:
         return [np.zeros(0, np.int64) for _ in text_ids]
-    smallest = np.zeros(0, np.uint64)
-    for ids in text_ids:
-        for _, part in _runs(ids):
-            smallest = np.concatenate([smallest, _mix(part[:, 0], part[:, 1])])
-            if len(smallest) > count:
-                smallest = np.partition(smallest, count - 1)[:count]
-    limit = smallest.max()
-    return [
-        np.flatnonzero(_told(ids, lambda part: _mix(part[:, 0], part[:, 1]) <= limit))
-        for ids in text_ids
-    ]
+    keys = [_mix(ids[:, 0], ids[:, 1]) for ids in text_ids]
+    limit = _smallest(keys, count)
+    return [np.flatnonzero(key <= limit) for key in keys]
 
 
 def train_rows(text_ids: np.ndarray, heldout: Rows) -> Rows:
     """Every row that shares neither anchor nor positive with a held-out pair of its set."""
     seen = np.unique(text_ids[heldout, :2])
-    return np.flatnonzero(_told(text_ids, lambda part: ~np.isin(part[:, :2], seen).any(1)))
-
-
-def _told(text_ids: np.ndarray, test: Callable[[np.ndarray], Any]) -> np.ndarray:
-    """(n,) bool: what `test` says of each row."""
-    told = np.zeros(len(text_ids), bool)
-    for first, part in _runs(text_ids):
-        told[first : first + len(part)] = test(part)
-    return told
-
-
-def _runs(text_ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Runs of rows with the number of their first: what is computed of them stays small."""
-    files = [str(text_ids.filename)] if isinstance(text_ids, np.memmap) else []
-    for first in range(0, len(text_ids), RUN):
-        yield first, text_ids[first : first + RUN]
-        release(files)
+    if not len(seen):
+        return np.arange(len(text_ids))
+    shared = np.zeros(len(text_ids), bool)
+    for column in (0, 1):
+        ids = text_ids[:, column]
+        # Not np.isin, which sorts all of the ids: `seen` is short.
+        nearest = np.minimum(np.searchsorted(seen, ids), len(seen) - 1)
+        shared |= seen[nearest] == ids
+    return np.flatnonzero(~shared)
 
 
 def choose(text_ids: list[np.ndarray], rows: list[Rows], count: int) -> list[Rows]:
-    """`count` of the rows over all sets, those with the smallest hash: nested, in any order.
+    """`count` of the rows over all sets, those with the smallest hash of their text.
+
+    So a smaller choice is part of a larger one.
 
     Args:
         text_ids: per set, (n, columns) 64-bit hashes of the texts.
@@ -77,22 +56,28 @@ def choose(text_ids: list[np.ndarray], rows: list[Rows], count: int) -> list[Row
     Raises:
         UserError: there are fewer.
     """
-    keys = [
-        _mix(ids[own, 1], ids[own, 0]) for ids, own in zip(text_ids, rows, strict=True)
-    ]  # the columns' other order, so not the hash that chose the held-out pairs
+    # The columns in the other order than in `hold_out`: another hash.
+    keys = [_mix(ids[own, 1], ids[own, 0]) for ids, own in zip(text_ids, rows, strict=True)]
     total = sum(map(len, keys))
     if count > total:
         raise UserError(
-            f"--data.pairs {count:,}: there are {total:,} pairs to train on; give fewer, or null"
+            f"pairs is {count:,}: there are {total:,} pairs to train on; give fewer, or null"
         )
-    limit = np.partition(np.concatenate(keys), count - 1)[count - 1]
+    limit = _smallest(keys, count)
     return [own[key <= limit] for own, key in zip(rows, keys, strict=True)]
 
 
-def _mix(anchor: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """One well-mixed 64-bit key of two (splitmix64's finaliser)."""
-    with np.errstate(over="ignore"):
-        key = anchor.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ positive.astype(np.uint64)
-        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return key ^ (key >> np.uint64(31))
+def _smallest(keys: list[np.ndarray], count: int) -> np.uint64:
+    """The `count`-th smallest of all keys."""
+    return np.partition(np.concatenate(keys), count - 1)[count - 1]
+
+
+def _mix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of two (the finaliser of splitmix64), computed in place."""
+    key = np.multiply(first, np.uint64(0x9E3779B97F4A7C15), dtype=np.uint64)
+    key ^= second
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        key ^= key >> np.uint64(shift)
+        key *= np.uint64(factor)
+    key ^= key >> np.uint64(31)
+    return key

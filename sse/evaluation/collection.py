@@ -6,7 +6,7 @@
   dropped when a collection is evaluated, as sentence-transformers does.
 - A document whose id equals the query's is kept, as sentence-transformers keeps it (BEIR and mteb
   drop it, which matters for ArguAna and Quora only).
-- Every file may be gzipped. Whatever is wrong in a file is said with its name, line and value.
+- Every file may be gzipped. An error names file, line and value.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def _qrels_file(root: Path, split: str | None) -> Path:
     if split is None:
         split = next(iter(there)) if len(there) == 1 else "test"
     if split not in there:
-        found = f"there is {', '.join(there)}" if there else "the folder has no .tsv file"
-        raise UserError(f"{root / 'qrels' / (split + '.tsv')}: no such file: {found}")
+        splits = f"there is {', '.join(there)}" if there else "the folder has no .tsv file"
+        raise UserError(f"{root / 'qrels' / (split + '.tsv')}: no such file: {splits}")
     return there[split]
 
 

@@ -24,12 +24,12 @@ def folder_passages(folder: str) -> Iterator[Record]:
     Raises:
         UserError: no text file there.
     """
-    root, found = Path(folder), False
+    root, empty = Path(folder), True
     for path in sorted(root.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
         if hidden or path.suffix.lower() not in TEXT_FILES or not path.is_file():
             continue
-        found = True
+        empty = False
         if path.stat().st_size > MAX_LINE:
             sys.stderr.write(f"warning: {path}: more than {MAX_LINE:,} bytes, left out\n")
             continue
@@ -39,7 +39,7 @@ def folder_passages(folder: str) -> Iterator[Record]:
             sys.stderr.write(f"warning: {path}: not UTF-8, left out\n")
             continue
         yield from _passages(text, str(path))
-    if not found:
+    if empty:
         kinds = ", ".join(sorted(TEXT_FILES))
         raise UserError(f"{folder}: no text file in it (looked for {kinds})")
 
@@ -72,7 +72,7 @@ def snippet(text: str, query: str, size: int = 200) -> str:
     low, at = flat.lower(), 0
     words = sorted({w for w in query.lower().split() if len(w) > 2}, key=len, reverse=True)
     with contextlib.suppress(StopIteration):
-        at = next(found for w in words if (found := low.find(w)) >= 0)
+        at = next(place for w in words if (place := low.find(w)) >= 0)
     start = max(0, min(at - size // 3, len(flat) - size))
     if start:  # begin with a whole word
         start = flat.find(" ", start) + 1

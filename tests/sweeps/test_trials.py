@@ -114,7 +114,7 @@ def test_a_broken_trial_is_reported_and_skipped_until_retried(write, tmp_path, c
     out = tmp_path / "out"
     assert run_once(config, out) == 2
     output = capfd.readouterr()
-    assert "BROKEN, --data.pairs 10,000: there are 2" in output.out
+    assert "BROKEN, --data.pairs is 10,000: there are 2" in output.out
     assert "1 of 3 trials broke" in output.err and "--retry" in output.err
     assert len(read_results(out)) == 2, "the others count"
     assert run_once(config, out) == 2
@@ -130,7 +130,7 @@ def test_a_sweep_on_ray_ends_as_on_one_machine(write, tmp_path, capfd):
     assert run_once(config, outs[0]) == 2, "one trial wants more pairs than there are"
     assert run_once(config, outs[1], "--ray=local") == 2
     output = capfd.readouterr()
-    assert output.out.count("BROKEN, --data.pairs 10,000") == 2, "both sweeps"
+    assert output.out.count("BROKEN, --data.pairs is 10,000") == 2, "both sweeps"
     tables = [read_results(out) for out in outs]
     for name in ("trial", "ndcg@10", "order", "steps"):
         assert list(tables[0][name]) == list(tables[1][name]), name

@@ -67,13 +67,15 @@ def test_n_processes_equal_one_with_the_whole_batch(options, tmp_path, world, ex
     assert run.wait() == [0] * world, run.text()
     expected, found = weights(tmp_path / "one"), weights(tmp_path / "many")
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-5)
+        # Adam divides by 1e-10 at least: a gradient's rounding, 1e-17 here, moves a step by 1e-8
+        atol = 1e-8 if tensor.dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=atol)
     names = ["train/loss"]
     if DOUBLE[0] in extra:  # in float32 a rank may differ
         names += ["val/ndcg@10_32d"]
     for name in names:
         values = [logged(tmp_path / run, name) for run in ("many", "one")]
-        torch.testing.assert_close(*values, rtol=0, atol=1e-6)
+        torch.testing.assert_close(*values, rtol=1e-6, atol=1e-6)
         assert len(values[0])
     assert one["steps"] >= 11
     # The table alone would pass if what is exported were another.
