@@ -62,10 +62,10 @@ def state(out: Path, trial: Trial) -> str:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """What a finished trial's metrics.json and trial.json hold together."""
-    facts: dict[str, Any] = {}
-    for name in (METRICS, DONE):
-        facts |= json.loads((folder / name).read_text("utf-8"))
-    return facts
+    facts: dict[str, Any] = json.loads((folder / DONE).read_text("utf-8"))
+    if "metrics" in facts:  # trial.json of earlier sweeps holds the scores too
+        return facts
+    return json.loads((folder / METRICS).read_text("utf-8")) | facts
 
 
 def cores() -> int:
