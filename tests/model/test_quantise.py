@@ -187,7 +187,10 @@ def test_a_tampered_config_is_refused(folder, tmp_path):
 def test_vectors_keep_their_direction(x):
     q = quantise_vectors(x, "int8")
     largest = np.abs(x).max(axis=1, keepdims=True)
-    np.testing.assert_allclose(q * (largest / 127), x, atol=float(largest.max()) / 127 * 0.51)
+    least = 127 * np.finfo(np.float32).tiny  # below, a processor may take a step of x / 127 for 0
+    np.testing.assert_allclose(
+        q * (largest / 127), x, atol=float(largest.max()) / 127 * 0.51 + least
+    )
     bits = np.unpackbits(quantise_vectors(x, "binary"), axis=1)[:, :11]
     np.testing.assert_array_equal(bits == 1, x > 0)
 
