@@ -10,6 +10,8 @@ MODULES = [
     "sse.data.set_spec",
     "sse.evaluation.metrics",
     "sse.model.quantise",
+    "sse.text.passages",
+    "sse.text.records",
     "sse.text.token_batch",
 ]
 

@@ -114,13 +114,14 @@ def score_run(ranking: np.ndarray, judgements: Judgements) -> dict[str, np.ndarr
     Returns:
         metric name -> (Q,) float64, in the order of `METRICS`.
 
-    One query, two relevant documents of three, ranked first and third: nDCG@10 is
-    (1 + 1/2) / (1 + 1/log2(3)).
+    Examples:
+        Two documents of three are relevant, and stand first and third: nDCG@10 is
+        (1 + 1/2) / (1 + 1/log2(3)).
 
-    >>> judgements = judge({"q": {"a": 1, "c": 1}}, ["q"], ["a", "b", "c"])
-    >>> scores = score_run(np.array([[0, 1, 2]]), judgements)
-    >>> [round(float(scores[name][0]), 4) for name in ("ndcg@10", "mrr@10", "recall@1")]
-    [0.9197, 1.0, 0.5]
+        >>> judgements = judge({"q": {"a": 1, "c": 1}}, ["q"], ["a", "b", "c"])
+        >>> scores = score_run(np.array([[0, 1, 2]]), judgements)
+        >>> [round(float(scores[name][0]), 4) for name in ("ndcg@10", "mrr@10", "recall@1")]
+        [0.9197, 1.0, 0.5]
     """
     gains = _gains(ranking[:, :DEPTH], judgements)  # (Q, <= 100)
     hits = (gains > 0).astype(np.float64)

@@ -61,7 +61,11 @@ def _passages(text: str, name: str) -> Iterator[Record]:
 
 
 def snippet(text: str, query: str, size: int = 200) -> str:
-    """One line of `text` around the first word that it shares with `query`."""
+    """One line of `text` around the first word that it shares with `query`.
+
+    >>> snippet("Feed the starter. Then knead the dough for ten minutes.", "knead", size=24)
+    '… Then knead the dough …'
+    """
     flat = " ".join(text.split())
     if len(flat) <= size:
         return flat

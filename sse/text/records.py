@@ -271,6 +271,9 @@ def shown(value: Any) -> str:
 def pick_column(columns: Sequence[str], name: str, argument: str = "column") -> str:
     """The one of the `columns` with texts that is read where none is named.
 
+    >>> pick_column(["id", "title", "Text"], "notes.csv")
+    'Text'
+
     Raises:
         UserError: none or several that it could be; says to name one with `argument`.
     """
