@@ -232,7 +232,7 @@ def test_the_sweeps_that_ship_are_valid(monkeypatch):
     ("text", "message"),
     [
         ("grid: {model.nrom: [dyt]}", "model.nrom"),
-        ("grid: {model.norm: [dyt, batchnorm]}", "unknown norm 'batchnorm'"),
+        ("grid: {model.norm: [dyt, batchnorm]}", "norm is 'batchnorm'"),
         ("grid: {model.norm: dyt}", "the grid's model.norm is 'dyt': give a list"),
         ("grid: {model.norm: []}", "give a list of at least one value"),
         ("options: {model.dim: 8}", "holds options: give `grid`"),
