@@ -1,4 +1,4 @@
-"""The word cache: the ids of the whole text on any text, each word encoded once, bounded, shared."""
+"""The word cache: ids equal the whole text's, each word is encoded once, it is bounded and shared."""
 
 import copy
 import pickle
