@@ -18,10 +18,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from sse.analysis.comparison import MEAN
 from sse.analysis.study import METRIC, SIZE, Study
 from sse.evaluation.metrics import metric_label
-from sse.evaluation.report import COLOURS, MARKERS
+from sse.evaluation.palette import COLOURS, MARKERS
 
 SCORE = metric_label(METRIC)
-DPI = 90
+DPI = 85
 UNUSED = 0.01  # of an equal share of the variance: such a dimension counts for nothing
 FLOOR = 1e-4  # of the variance's axis
 _HUES = COLOURS[:-1]  # the last, black, is the reference's

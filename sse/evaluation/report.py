@@ -16,16 +16,13 @@ import numpy as np
 from sse.common.files import atomic_file
 from sse.evaluation.evaluate import NO_DIM, Result, Scores, difference
 from sse.evaluation.metrics import METRICS, metric_label
+from sse.evaluation.palette import COLOURS, MARKERS
 
 Results = dict[str, Result]
 
 REPORT = ("report.txt", "per_query.parquet", "quality.png")
 
 SUMMARY = ("ndcg@10", "mrr@10", "map@100", "accuracy@1", "recall@10")
-
-# Okabe and Ito's palette, told apart by colour-blind readers and, with the markers, in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX<>*"
 
 
 def write_report(results: Results, folder: str | Path, figure: bool = True) -> list[Path]:
