@@ -1,4 +1,4 @@
-"""The word cache: ids equal the whole text's, each word is encoded once, it is bounded and shared."""
+"""The word cache: ids equal the whole text's, each word is encoded once, memory is bounded."""
 
 import copy
 import pickle
