@@ -67,8 +67,9 @@ def collect(out: str | Path) -> Path:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """What a finished trial's metrics.json and trial.json hold together."""
+    names = [SCORES, DONE] if (folder / SCORES).exists() else [DONE]  # it once held all itself
     facts: dict[str, Any] = {}
-    for name in (SCORES, DONE):
+    for name in names:
         facts |= json.loads((folder / name).read_text("utf-8"))
     return facts
 
