@@ -48,7 +48,7 @@ lint: .venv/.dev
 
 # The documentation, into site/; a broken link or reference is an error.
 docs: .venv/.dev
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Speed: ARGS, ENCODING and TRAINING are the three benchmarks' options; without TRAINING two run.
 bench: .venv/.dev
@@ -66,9 +66,9 @@ dist: .venv/.dev
 	$(BIN)/python -m build
 
 .venv/.%: pyproject.toml
-	@echo "Installing the extra $* into .venv (first use; a few minutes) ..."
+	@echo "Installing into .venv (first use; a few minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[$*,fast]"
+	$(BIN)/python -m pip install --quiet --editable ".[$*,fast,onnx,search]"
 	@touch $@
 
 # Remove environments, caches and what was built.

@@ -101,7 +101,8 @@ def measure(options: argparse.Namespace) -> Measured | None:
     """The bare training step of this process; the first process returns what it took."""
     import torch
 
-    from sse.data.datamodule import PairBatches, SSEDataModule
+    from sse.data.batches import PairBatches
+    from sse.data.datamodule import SSEDataModule
     from sse.training import column_parallel
     from sse.training import processes as distributed
     from sse.training.allocator import keep_freed_memory

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from sse.data.datamodule import PairBatches, SSEDataModule
+from sse.data.batches import PairBatches
+from sse.data.datamodule import SSEDataModule
 from sse.data.pair_set import load_sets
 from sse.loss.matryoshka import matryoshka_loss
 from sse.model.norms import SeparableDyT

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sse.common.errors import UserError
-from sse.model.quantise import ROW_KINDS
+from sse.model.table import ROW_KINDS
 
 Run = Callable[[argparse.Namespace], None]
 

@@ -1,4 +1,4 @@
-"""One clear line for every user's mistake: the value, where it came from, the way out."""
+"""Errors of one line for what a user can mend: the value, where it came from, the way out."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ EXTRAS = {
         "train",
     ),
 }  # fmt: skip
-_ROOM = "free some space or choose another folder"
+_FREE_SPACE = "free some space or choose another folder"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WAYS_OUT = {
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
     errno.EFBIG: "raise the limit of a file's size (ulimit -f) or choose another folder",
     errno.EIO: "check the disk or choose another folder",
     errno.EACCES: "get the permission or choose another place",
     errno.EROFS: "choose a place that can be written",
-    # What becomes of a folder that cannot be made, or of a file that has gone.
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
     errno.EEXIST: "choose another path",
@@ -43,11 +42,11 @@ _WAYS_OUT = {
 
 
 class Stopped(Exception):
-    """A signal ended the program at a point it can go on from.
+    """A signal ended the program at a point from which it can go on.
 
     Args:
-        number: the signal.
-        way_on: how to go on.
+        number: the signal's number.
+        way_on: how to go on, in words.
     """
 
     def __init__(self, number: int, way_on: str) -> None:
@@ -59,22 +58,22 @@ class LostProcess(Stopped):
     """Another process of the run is gone, so this one cannot go on.
 
     Args:
-        rank: this process's number.
+        rank: the number of this process.
     """
 
     exit_code = 1
 
     def __init__(self, rank: int) -> None:
         Exception.__init__(
-            self, f"process {rank} ends: another process of the run is gone; go on with --resume"
+            self, f"process {rank} ends: another process of the run is gone; resume the run"
         )
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line: the value, where it came from, the way out."""
+    """Bad input; its message is one line: the value, where it came from, the way out."""
 
     def _render_traceback_(self) -> list[str]:
-        """One line in a notebook too: IPython asks for this before it prints a traceback."""
+        """The line that IPython prints in a notebook instead of a traceback."""
         return [f"error: {self}"]
 
 
@@ -123,11 +122,11 @@ def import_extra(module: str) -> Any:
 
 
 def one_line(main: Callable[..., Any]) -> Callable[..., int]:
-    """Turn the failures a user can mend into one line on stderr and an exit code.
+    """Turn the failures that a user can mend into one line on stderr and an exit code.
 
-    Exit codes: 0 success, 1 a full disk or another system error, 2 bad input, 128 + the signal that
-    ended the program (130 for Ctrl-C).
-    Anything else is a defect of ours and keeps its traceback.
+    The codes are 0 for success, 1 for a full disk or another system error, 2 for bad input, and
+    128 + the signal that ended the program (130 for Ctrl-C). Any other exception is a defect of
+    this project and keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -156,13 +155,13 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
 
 
 def _system_line(error: Exception) -> str | None:
-    """What the system refused and the way out, where a user can mend it; None for a defect."""
+    """The system's message and the way out, or None where a user cannot mend the error."""
     if isinstance(error, OSError) and error.errno in _WAYS_OUT:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{place}: {_WAYS_OUT[error.errno]}"
-    # Libraries written in Rust and C++ pass the system's words on in errors of their own; torch's
-    # writer names its own source file instead.
+    # Libraries in Rust and C++ raise the system's message in exceptions of their own types. torch's
+    # file writer names only its source file.
     if "inline_container.cc" in str(error):
-        return f"a file could not be written in full: {_ROOM}"
+        return f"a file could not be written in full: {_FREE_SPACE}"
     full = (number for number in _FULL if os.strerror(number) in str(error))
     return next((f"{os.strerror(number)}: {_WAYS_OUT[number]}" for number in full), None)

@@ -2,8 +2,8 @@
 
 - One set per batch; sets take turns in proportion to their batches, or round-robin.
 - No text stands twice in a batch, as anchor, positive or negative: it would be a false negative.
-- Any step of any epoch can be rebuilt without replaying those before it, so a resumed run sees what
-  it would have seen.
+- Any step of any epoch can be rebuilt without those before it, so a resumed run has the batches of
+  one that was not stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ORDERS = ("proportional", "round_robin")
 
 
 class Batch(NamedTuple):
-    """Rows of one set."""
+    """Some rows of one set."""
 
     set: int
     rows: Rows
@@ -33,8 +33,8 @@ class Batch(NamedTuple):
 def first_fit(text_ids: NDArray[np.integer], order: Rows, batch_size: int) -> Iterator[Rows]:
     """Cut `order` into batches in which no text stands twice; the last ones may be short.
 
-    A row waits for the next batch when one of its texts occurs earlier in the window, whether or
-    not that earlier row was taken: this keeps the choice vectorised.
+    A row waits for the next batch when one of its texts occurs earlier in the window, even in a row
+    that waits itself: this keeps the choice vectorised.
 
     Args:
         text_ids: (n, columns), an integer per text; equal texts have equal ids.
@@ -45,23 +45,23 @@ def first_fit(text_ids: NDArray[np.integer], order: Rows, batch_size: int) -> It
     waiting = order[:0]
     position = 0
     while position < len(order) or len(waiting):
-        taken: Rows = waiting[:0]
+        batch: Rows = waiting[:0]
         free = np.zeros(0, bool)
         while True:
-            pull = batch_size - len(taken)
+            pull = batch_size - len(batch)
             waiting = np.concatenate([waiting, order[position : position + pull]])
             position += pull
             # A text may repeat within a row (anchor = positive), so compare row numbers, not cells.
             _, first, inverse = np.unique(text_ids[waiting], return_index=True, return_inverse=True)
             first_row = (first // columns)[inverse.reshape(-1, columns)]
             free = (first_row == np.arange(len(waiting))[:, None]).all(1)
-            taken = waiting[free][:batch_size]
-            full = len(taken) == batch_size or len(waiting) >= WINDOW * batch_size
+            batch = waiting[free][:batch_size]
+            full = len(batch) == batch_size or len(waiting) >= WINDOW * batch_size
             if full or position >= len(order):
                 break
         free[np.flatnonzero(free)[batch_size:]] = False
         waiting = waiting[~free]
-        yield taken
+        yield batch
 
 
 def plan_epoch(
@@ -76,8 +76,8 @@ def plan_epoch(
 ) -> list[Batch]:
     """All batches of an epoch.
 
-    A batch under half of `batch_size` is left out: too few negatives for the full learning rate.
-    The rows it would have held differ from epoch to epoch.
+    A batch under half of `batch_size` is left out: it has too few negatives for the full learning
+    rate. Its rows differ from epoch to epoch.
 
     Args:
         text_ids: per set, (n, columns) ids of its texts.
@@ -107,16 +107,14 @@ def plan_epoch(
                 f"{names[number] if names else f'set {number}'}: its {len(own)} training pairs "
                 f"make no batch of {batch_size}"
                 f"{' without repeating a text' if unique_texts else ''}: "
-                f"set --data.batch_size to {max([len(batch) for batch in cut], default=2)} or less"
+                f"set `batch_size` to {max([len(batch) for batch in cut], default=2)} or less"
             )
         per_set.append(kept)
     if order == "round_robin":
         turns = min(len(batches) for batches in per_set)
         return [Batch(s, batches[t]) for t in range(turns) for s, batches in enumerate(per_set)]
     if order != "proportional":
-        raise UserError(
-            f"unknown order '{order}' (--data.batches): choose proportional or round_robin"
-        )
+        raise UserError(f"order is '{order}': choose one of {', '.join(ORDERS)}")
     labels = np.repeat(np.arange(len(per_set)), [len(batches) for batches in per_set])
     np.random.default_rng([seed, epoch, len(per_set)]).shuffle(labels)
     iterators = [iter(batches) for batches in per_set]

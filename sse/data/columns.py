@@ -17,7 +17,7 @@ from sse.data.set_spec import SetSpec
 
 ANCHORS = ("anchor", "query", "question")
 POSITIVES = ("positive", "document", "passage", "answer", "text")
-RUN = 65_536  # rows looked at together
+RUN = 65_536  # rows of a table that is checked at once
 MIN_ROWS = 2  # one row has nothing to be contrasted with
 
 
@@ -43,6 +43,12 @@ class Column:
 def choose_columns(label: str, files: Sequence[Path], spec: SetSpec, dataset: Any) -> list[Column]:
     """The columns to use, anchor and positive first, checked to hold text only.
 
+    Args:
+        label: what errors call the set.
+        files: its local files, in which the first bad row is looked for.
+        spec: the columns and negatives to use.
+        dataset: a `datasets.Dataset`.
+
     Raises:
         UserError: too few rows, a missing column, a null or a value that is not text.
     """
@@ -52,14 +58,14 @@ def choose_columns(label: str, files: Sequence[Path], spec: SetSpec, dataset: An
             f"contrastive training needs at least {MIN_ROWS} rows"
         )
     schema = dataset.features.arrow_schema
-    wanted = dict(spec.columns or {})
-    for role, name in wanted.items():
+    named = dict(spec.columns or {})
+    for role, name in named.items():
         if name not in schema.names:
             raise UserError(
                 f"{label}: no column {name!r} for {role}; it has {', '.join(schema.names)}"
             )
-    pair = _pair(label, schema, wanted)
-    names = [wanted[role] for role in sorted(wanted, key=_order) if role.startswith("negative")]
+    pair = _pair(label, schema, named)
+    names = [named[role] for role in sorted(named, key=_order) if role.startswith("negative")]
     if not names:
         names = [
             name
@@ -67,17 +73,17 @@ def choose_columns(label: str, files: Sequence[Path], spec: SetSpec, dataset: An
             if name.startswith("negative") and _holds_text(schema.field(name).type)
         ]
     negatives = _negatives(label, spec.negatives, dataset, names)
-    taken = [Column("anchor", pair[0]), Column("positive", pair[1]), *negatives]
-    _check(label, files, dataset, taken)
-    return taken
+    columns = [Column("anchor", pair[0]), Column("positive", pair[1]), *negatives]
+    _check(label, files, dataset, columns)
+    return columns
 
 
-def _pair(label: str, schema: pa.Schema, wanted: dict[str, str]) -> tuple[str, str]:
+def _pair(label: str, schema: pa.Schema, named: dict[str, str]) -> tuple[str, str]:
     """Names of the anchor's and the positive's column."""
 
     def known(role: str, aliases: Sequence[str]) -> str | None:
         lower = {name.lower(): name for name in reversed(schema.names)}
-        return wanted.get(role) or next((lower[name] for name in aliases if name in lower), None)
+        return named.get(role) or next((lower[name] for name in aliases if name in lower), None)
 
     anchor, positive = known("anchor", ANCHORS), known("positive", POSITIVES)
     free = [
@@ -124,36 +130,37 @@ def _negatives(label: str, most: int | None, dataset: Any, names: Sequence[str])
 
 def _shortest(dataset: Any) -> tuple[int, int]:
     """(length, row) of the shortest list, the first of several; a null counts as empty."""
-    found, first = [], 0
+    shortest, first = [], 0
     for table in dataset.with_format("arrow").iter(RUN):
         lengths = pc.fill_null(pc.list_value_length(table.column(0)), 0).to_numpy()
         at = int(lengths.argmin())
-        found.append((int(lengths[at]), first + at))
+        shortest.append((int(lengths[at]), first + at))
         first += len(table)
-    return min(found)
+    return min(shortest)
 
 
-def _check(label: str, files: Sequence[Path], dataset: Any, taken: Sequence[Column]) -> None:
-    """Raise UserError, naming line and value, unless every value taken is text."""
+def _check(label: str, files: Sequence[Path], dataset: Any, columns: Sequence[Column]) -> None:
+    """Raise UserError, with line and value, unless every value of these columns is text."""
     schema = dataset.features.arrow_schema
-    names = list(dict.fromkeys(column.name for column in taken))
+    names = list(dict.fromkeys(column.name for column in columns))
     for name in names:
         if not _holds_text(schema.field(name).type) or _is_json(dataset.features[name]):
-            found = fault(files, names) or f"column {name!r} is {schema.field(name).type}, not text"
-            raise UserError(f"{label}: {found}; mend it or name another column")
+            kind = schema.field(name).type
+            problem = fault(files, names) or f"column {name!r} is {kind}, not text"
+            raise UserError(f"{label}: {problem}; mend it or name another column")
     first = 0
     for table in dataset.select_columns(names).with_format("arrow").iter(RUN):
-        for column in taken:
+        for column in columns:
             texts = column.of(table)
             try:
                 texts.validate(full=True)  # that the bytes are UTF-8
             except pa.ArrowInvalid as error:
-                found = fault(files) or f"rows from {first + 1}: {error}"
-                raise UserError(f"{label}: {found}; save it as UTF-8") from None
+                problem = fault(files) or f"rows from {first + 1}: {error}"
+                raise UserError(f"{label}: {problem}; save it as UTF-8") from None
             if texts.null_count:
                 row = first + int(pc.index(pc.is_null(texts), True).as_py()) + 1
-                found = fault(files, names) or f"row {row}: {column.label!r} is null"
-                raise UserError(f"{label}: {found}; every pair needs both texts")
+                problem = fault(files, names) or f"row {row}: {column.label!r} is null"
+                raise UserError(f"{label}: {problem}; every pair needs both texts")
         first += len(table)
 
 

@@ -1,49 +1,28 @@
-"""From sets of pairs to device batches: one LightningDataModule.
+"""The LightningDataModule: it serves the batches of the data that `sse.data.prepare` makes.
 
-- Sets are read and tokenised once into memory-mapped ragged arrays; a batch is a vectorised gather.
 - A batch is one concatenated bag: anchors, then positives, then each negative column.
-- Held-out pairs are chosen by a hash of their text: the same on every machine, whatever the order.
 - Batches come from `sse.data.batch_plan`: f(seed, epoch, step), so a resumed run continues exactly.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
-from sse_kernels.plan import plan_bags
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
-from sse.common.digests import is_whole, write_digest
 from sse.common.errors import UserError
 from sse.data.batch_plan import ORDERS, Batch, plan_epoch
-from sse.data.device_cache import MODES, Ahead, DeviceCache
-from sse.data.pair_set import load_sets
+from sse.data.batches import Ahead, EpochSteps, PairBatches
+from sse.data.device_cache import MODES, DeviceCache, Features
+from sse.data.prepare import prepare
 from sse.data.set_spec import SetSpec
-from sse.data.split import choose, hold_out, train_rows
-from sse.data.token_cache import TokenizedSet, tokenize_set
-from sse.text.token_batch import concatenate
-from sse.text.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
+from sse.data.token_cache import TokenizedSet
 
-Features = dict[str, Any]
-
-# The options that say what `build` reads, and what it makes.
-READING = ("paths", "sets", "tokenizer", "vocab_size", "max_tokens", "cap", "pairs", "holdout",
-           "cache")  # fmt: skip
-READ = ("pairs", "tokenizer", "sets", "heldout_rows", "train_rows")
-
-
-def default_cache() -> Path:
-    """$SSE_CACHE, or `sse` in the user's cache folder."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("SSE_CACHE") or Path(root) / "sse").expanduser()
+VALIDATION_BATCH = 1_024  # pairs
 
 
 class SSEDataModule(L.LightningDataModule):
@@ -92,50 +71,33 @@ class SSEDataModule(L.LightningDataModule):
         self.save_hyperparameters()
         if batch_size < 2:
             raise UserError(
-                f"data.batch_size is {batch_size}: give at least 2, since a batch's other pairs "
-                "are its negatives"
+                f"batch_size is {batch_size}: give at least 2, since a batch's other pairs are its "
+                "negatives"
             )
         if cap is not None and cap < 2:
-            raise UserError(f"data.cap is {cap}: give at least 2 pairs a set")
+            raise UserError(f"cap is {cap}: give at least 2 pairs per set")
         if pairs is not None and pairs < 2:
-            raise UserError(f"data.pairs is {pairs}: give at least 2")
+            raise UserError(f"pairs is {pairs}: give at least 2")
         if batches not in ORDERS:
-            raise UserError(f"unknown order '{batches}' (--data.batches): choose one of {ORDERS}")
+            raise UserError(f"batches is '{batches}': choose one of {', '.join(ORDERS)}")
         if device_cache not in MODES:
-            raise UserError(
-                f"unknown --data.device_cache '{device_cache}': choose one of {', '.join(MODES)}"
-            )
+            raise UserError(f"device_cache is '{device_cache}': choose one of {', '.join(MODES)}")
         if device_cache == "on" and num_workers:
             raise UserError(
-                f"--data.device_cache on with --data.num_workers {num_workers}: batches gathered "
-                "on the device need no workers, give 0"
+                f"num_workers is {num_workers} with `device_cache` on: batches gathered on the "
+                "device need no workers, give 0"
             )
         self.sets: list[TokenizedSet] = []
         self._on_device: DeviceCache | None = None
         self._plans: dict[tuple[int, int], list[Batch]] = {}
 
-    def build(
-        self, say: Callable[[str], None] = print, shared: dict[str, Any] | None = None
-    ) -> None:
-        """Read, tokenise and hold out; everything slow happens here, once.
-
-        Args:
-            say: takes the lines that tell of it.
-            shared: what earlier runs of this process read; with it the same data are read once.
-        """
+    def build(self, say: Callable[[str], None] = print) -> None:
+        """Read, tokenise and hold out: see `prepare`. A second call does nothing."""
         if self.sets:
             return
-        own = {k: v for k, v in self.hparams.items() if k in READING}
-        key = f"data: {own!r}"
-        if shared is None or key not in shared:
-            self._read(say)
-            if shared is not None:
-                for old in [k for k in shared if k.startswith("data: ")]:
-                    del shared[old]  # one data set at a time: they are large
-                shared[key] = [getattr(self, name) for name in READ]
-        else:
-            for name, value in zip(READ, shared[key], strict=True):
-                setattr(self, name, value)
+        data = prepare(self.hparams, say)
+        self.pairs, self.sets, self.tokenizer = data.pairs, data.sets, data.tokenizer
+        self.heldout_rows, self.train_rows = data.heldout_rows, data.train_rows
         tokens = sum(int(column.offsets[-1]) for s in self.sets for column in s.tokens)
         say(
             f"data: {sum(map(len, self.train_rows)):,} pairs to train on, "
@@ -143,51 +105,6 @@ class SSEDataModule(L.LightningDataModule):
             f"{'set' if len(self.sets) == 1 else 'sets'}, {tokens:,} tokens, "
             f"vocabulary {self.tokenizer.vocab_size:,}"
         )
-
-    def _read(self, say: Callable[[str], None]) -> None:
-        options = self.hparams
-        folder = Path(options.cache).expanduser() if options.cache else default_cache()
-        paths = [options.paths] if isinstance(options.paths, str) else options.paths or []
-        specs: list[str | SetSpec] = [*paths, *(options.sets or [])]
-        if specs:
-            self.pairs = load_sets(specs, cap=options.cap, say=say)
-        else:
-            from sse.data.docstring_pairs import embedded_pairs
-
-            self.pairs = [embedded_pairs(folder, say)]
-        self.tokenizer = self._make_tokenizer(folder, say)
-        self.sets = [tokenize_set(pairs, self.tokenizer, folder) for pairs in self.pairs]
-        self.heldout_rows = hold_out([s.text_ids for s in self.sets], options.holdout)
-        self.train_rows = [
-            train_rows(s.text_ids, rows)
-            for s, rows in zip(self.sets, self.heldout_rows, strict=True)
-        ]
-        if options.pairs is not None:
-            self.train_rows = choose(
-                [s.text_ids for s in self.sets], self.train_rows, options.pairs
-            )
-
-    def _make_tokenizer(self, folder: Path, say: Callable[[str], None]) -> TextTokenizer:
-        """The tokenizer asked for; one trained here is kept in the cache by its pairs' content."""
-        options = self.hparams
-        if options.tokenizer != "train":
-            return load_tokenizer(options.tokenizer, max_tokens=options.max_tokens)
-        size = options.vocab_size or (30_522 if options.paths or options.sets else 12_000)
-        content = [size, *(pairs.fingerprint for pairs in self.pairs)]
-        key = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
-        path = folder / "tokenizers" / f"{key}.json"
-        if not is_whole(path):
-            say(f"tokenizer: training WordPiece on the pairs, at most {size:,}")
-            texts = (
-                text
-                for pairs in self.pairs
-                for column in pairs.columns
-                for text in pairs.texts(column)
-            )
-            trained = train_tokenizer(texts, size)
-            trained.save(path)
-            write_digest(path)
-        return load_tokenizer(str(path), max_tokens=options.max_tokens)
 
     def state_dict(self) -> dict[str, Any]:
         """What the data are, for a checkpoint: a resumed run must find the same."""
@@ -251,16 +168,18 @@ class SSEDataModule(L.LightningDataModule):
         loop = trainer.fit_loop.epoch_loop
         progress = loop.batch_progress
         start = progress.current.ready if loop.restarting and not progress.is_last_batch else 0
-        batches = PairBatches(self.sets, plan, mask=not self.hparams.unique_texts)
         device, workers = trainer.strategy.root_device, self.hparams.num_workers
         if self._on_device is None and not workers:
             self._on_device = DeviceCache.fitting(self.hparams.device_cache, self.sets, device)
-        batches.on_device = self._on_device
         waits = device.type == "cuda" and self._on_device is None
-        if waits or workers:
-            batches.vocab = self.tokenizer.vocab_size
         loader = DataLoader(
-            batches,
+            PairBatches(
+                self.sets,
+                plan,
+                mask=not self.hparams.unique_texts,
+                vocab=self.tokenizer.vocab_size if waits or workers else None,
+                on_device=self._on_device,
+            ),
             batch_size=None,
             sampler=EpochSteps(start, len(plan)),
             num_workers=workers,
@@ -277,64 +196,9 @@ class SSEDataModule(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Features]:
         """The held-out pairs in slices, columns anchor and positive only."""
         slices = [
-            Batch(number, rows[i : i + 1024])
+            Batch(number, rows[i : i + VALIDATION_BATCH])
             for number, rows in enumerate(self.heldout_rows)
-            for i in range(0, len(rows), 1024)
+            for i in range(0, len(rows), VALIDATION_BATCH)
         ]
         batches = PairBatches(self.sets, slices, columns=2)
         return DataLoader(batches, batch_size=None, sampler=EpochSteps(0, len(slices)))
-
-
-class PairBatches(Dataset[Features]):
-    """Item t is batch t of the plan, gathered into one bag of token ids.
-
-    Of several processes each gets all of it: it pools every pair, over its share of the columns.
-    Where `vocab` is set, a batch brings the order of its backward pass (`sse_kernels.plan`) along:
-    worth it where a worker or a thread makes it while another batch is trained on.
-    """
-
-    def __init__(
-        self,
-        sets: list[TokenizedSet],
-        plan: list[Batch],
-        mask: bool = False,
-        columns: int | None = None,
-    ) -> None:
-        self.sets, self.plan, self.mask, self.columns = sets, plan, mask, columns
-        self.on_device: DeviceCache | None = None  # where it is set, batches are gathered there
-        self.vocab: int | None = None
-
-    def __getitem__(self, step: int) -> Features:
-        """`ids` (N,) and `offsets` (columns * B + 1,) of anchors, positives, negatives in turn."""
-        number, rows = self.plan[step]
-        if self.on_device is not None:
-            return self.on_device.take(number, rows, self.columns, self.mask)
-        tokens = self.sets[number].tokens[: self.columns]
-        bag = concatenate([column.take(rows) for column in tokens])
-        features: Features = {
-            "ids": torch.from_numpy(bag.ids.astype(np.int32)),
-            "offsets": torch.from_numpy(bag.offsets),
-            "pairs": len(rows),
-        }
-        if self.vocab is not None:
-            features["plan"] = plan_bags(features["ids"], features["offsets"], self.vocab)
-        if self.mask:
-            ids = np.ascontiguousarray(self.sets[number].text_ids[rows].T)
-            features["text_ids"] = torch.from_numpy(ids.view(np.int64))  # (columns, B)
-        return features
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-
-class EpochSteps(Sampler[int]):
-    """Steps start .. total - 1; its length is the whole epoch's, as Lightning counts batches."""
-
-    def __init__(self, start: int, total: int) -> None:
-        self.start, self.total = start, total
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.total))
-
-    def __len__(self) -> int:
-        return self.total

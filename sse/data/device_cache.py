@@ -1,31 +1,23 @@
-"""Data that never wait: the token cache on the device, or batches prepared while one trains.
+"""All tokens of the sets on the device, so that only row numbers travel there in a step.
 
-- `DeviceCache` holds all tokens of the sets where the model is and gathers a batch there: per step
-  only the row numbers travel. 500 million tokens are 1 GB of 16-bit ids.
-- `Ahead` prepares the next batches in a thread, in page-locked memory, so that their copy to a GPU
-  overlaps with the step in hand. On a CPU it takes the step's own cores, which then run a third
-  slower (two cores, 512 pairs): not used there.
+500 million tokens are 1 GB of 16-bit ids.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from sse.common.errors import UserError
 from sse.data.token_cache import TokenizedSet
 
 MODES = ("auto", "on", "off")
 SHARE = 0.25  # of the device's free memory, which the model's gradient and moments still need
-DEPTH = 2  # batches ready and waiting
 
 Features = dict[str, Any]
 
@@ -33,12 +25,11 @@ Features = dict[str, Any]
 class DeviceCache:
     """The tokens of some sets on one device.
 
-    A set's columns lie one after the other, as one ragged array of columns x rows texts: a batch of
-    any columns is then one gather.
+    A set's columns lie one after the other in one array, so a batch of any columns is one gather.
 
     Args:
         sets: what to hold; the arrays are read once.
-        device: where.
+        device: the device to hold them.
     """
 
     def __init__(self, sets: Sequence[TokenizedSet], device: torch.device) -> None:
@@ -47,7 +38,7 @@ class DeviceCache:
 
     @staticmethod
     def bytes_of(sets: Sequence[TokenizedSet]) -> int:
-        """What it would take."""
+        """Bytes that the arrays of `sets` take."""
         return sum(
             s.text_ids.nbytes + sum(c.ids.nbytes + c.offsets.nbytes for c in s.tokens) for s in sets
         )
@@ -56,7 +47,8 @@ class DeviceCache:
     def fitting(
         cls, mode: str, sets: Sequence[TokenizedSet], device: torch.device
     ) -> DeviceCache | None:
-        """One as `mode` asks for: `auto` on a GPU where it takes `SHARE` of what is free, at most.
+        """A cache as `mode` says, or None; `auto` makes one where it takes at most `SHARE` of the
+        free memory of a GPU.
 
         Raises:
             UserError: `on`, and the device has too little memory.
@@ -70,7 +62,7 @@ class DeviceCache:
                 return None
             if size > free:
                 raise UserError(
-                    f"--data.device_cache on: the tokens take {size / 2**30:.1f} GiB, {device} has "
+                    f"device_cache is on: the tokens take {size / 2**30:.1f} GiB, {device} has "
                     f"{free / 2**30:.1f} GiB free: use auto"
                 )
         return cls(sets, device)
@@ -78,11 +70,13 @@ class DeviceCache:
     def take(
         self, number: int, rows: NDArray[np.int64], columns: int | None, mask: bool
     ) -> Features:
-        """The batch that `PairBatches` gives, on the device: `rows` of set `number`."""
+        """Rows `rows` of set `number`: the batch of `PairBatches`, on the device."""
         return self._sets[number].take(rows, columns, mask)
 
 
 class _OneSet:
+    """The tokens of one set: texts of the first column, then of the second, and so on."""
+
     def __init__(self, tokens: TokenizedSet, device: torch.device) -> None:
         self.device, self.rows = device, len(tokens)
         self.columns = len(tokens.tokens)
@@ -102,11 +96,11 @@ class _OneSet:
         self.text_ids = torch.from_numpy(np.array(tokens.text_ids).view(np.int64)).to(device)
 
     def take(self, rows: NDArray[np.int64], columns: int | None, mask: bool) -> Features:
-        wanted = self.host[:columns]
-        total = int(sum((offsets[rows + 1] - offsets[rows]).sum() for offsets in wanted))
-        picked = _to(rows, self.device)
-        base = torch.arange(len(wanted), device=self.device)[:, None] * self.rows
-        texts = (base + picked).flatten()  # (columns * B,)
+        host = self.host[:columns]
+        total = int(sum((offsets[rows + 1] - offsets[rows]).sum() for offsets in host))
+        numbers = _to(rows, self.device)
+        base = torch.arange(len(host), device=self.device)[:, None] * self.rows
+        texts = (base + numbers).flatten()  # (columns * B,)
         starts = self.offsets[texts]
         lengths = self.offsets[texts + 1] - starts
         offsets = torch.zeros(len(texts) + 1, dtype=torch.int64, device=self.device)
@@ -119,7 +113,7 @@ class _OneSet:
             "pairs": len(rows),
         }
         if mask:
-            features["text_ids"] = self.text_ids[picked].T.contiguous()  # (columns, B)
+            features["text_ids"] = self.text_ids[numbers].T.contiguous()  # (columns, B)
         return features
 
 
@@ -133,52 +127,3 @@ def _to(rows: NDArray[np.int64], device: torch.device) -> Tensor:
     if device.type != "cuda":
         return numbers.to(device)
     return numbers.pin_memory().to(device, non_blocking=True)
-
-
-class Ahead(Iterable[Features]):
-    """A loader's batches, up to `DEPTH` of them prepared by a thread while the caller works.
-
-    An error in the loader is raised to the caller, in its place. A caller that stops early leaves
-    no thread behind.
-    """
-
-    def __init__(self, loader: DataLoader[Features]) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Features]:
-        ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(DEPTH)
-        stopped = threading.Event()
-
-        def put(batch: Any, error: BaseException | None = None) -> None:
-            while not stopped.is_set():
-                try:
-                    return ready.put((batch, error), timeout=0.1)
-                except queue.Full:
-                    continue
-
-        def work() -> None:
-            try:
-                for batch in self.loader:
-                    put(batch)
-                    if stopped.is_set():
-                        return
-                put(None)
-            except BaseException as error:  # to be raised where the batches are read
-                put(None, error)
-
-        thread = threading.Thread(target=work, name="batches ahead", daemon=True)
-        thread.start()
-        try:
-            while True:
-                batch, error = ready.get()
-                if error is not None:
-                    raise error
-                if batch is None:
-                    return
-                yield batch
-        finally:
-            stopped.set()
-            thread.join()

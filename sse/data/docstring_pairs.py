@@ -60,7 +60,7 @@ def embedded_pairs(
 
     Args:
         cache: a folder that keeps the pairs for the next run with the same packages.
-        say: told the counts and the package versions.
+        say: takes a line with the counts and the package versions.
         progress: show a bar while parsing.
 
     Returns:
@@ -128,18 +128,18 @@ class Package:
 def _packages() -> dict[str, Package]:
     """The standard library and all that this project requires, by name."""
     version = platform.python_version()
-    found = {"python": Package(version, version, _standard_library())}
+    packages = {"python": Package(version, version, _standard_library())}
     for name, distribution in _required(PROJECT).items():
         record = distribution.read_text("RECORD")
         if record and name != PROJECT:
             root = str(distribution.locate_file(""))
-            found[name] = Package(distribution.version, record, _recorded(record, root))
-    return found
+            packages[name] = Package(distribution.version, record, _recorded(record, root))
+    return packages
 
 
 def _required(project: str) -> dict[str, metadata.Distribution]:
     """The installed distributions in the transitive closure of a project's requirements."""
-    found: dict[str, metadata.Distribution] = {}
+    distributions: dict[str, metadata.Distribution] = {}
     seen: set[tuple[str, str]] = set()
     waiting = [(project, "")]
     while waiting:
@@ -149,17 +149,17 @@ def _required(project: str) -> dict[str, metadata.Distribution]:
             continue
         seen.add((name, extra))
         try:
-            found[name] = found.get(name) or metadata.distribution(name)
+            distributions[name] = distributions.get(name) or metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue  # wanted on other systems only, or the project itself is not installed
-        for text in found[name].requires or []:
+        for text in distributions[name].requires or []:
             try:
                 requirement = Requirement(text)
             except InvalidRequirement:
                 continue
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
                 waiting += [(requirement.name, each) for each in ("", *requirement.extras)]
-    return found
+    return distributions
 
 
 def _recorded(record: str, root: str) -> list[str]:

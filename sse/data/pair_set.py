@@ -7,17 +7,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sse.common.digests import is_whole, write_digest
+from sse.common.files import write_json
 from sse.data.columns import Column, choose_columns
 from sse.data.set_spec import SetSpec, as_spec
 
+if TYPE_CHECKING:
+    from sse.data.sources import Source
+
+RECORD_FORMAT = 1  # raise it when the same files give other columns or another fingerprint
 CHUNK_ROWS = 1_024
 CHUNK_BYTES = 8_000_000
 
@@ -71,30 +79,44 @@ class PairSet:
 
 
 def make_pair_set(
-    name: str, dataset: Any, sources: Sequence[Column], report: Sequence[str] = ()
+    name: str,
+    dataset: Any,
+    sources: Sequence[Column],
+    report: Sequence[str] = (),
+    fingerprint: str | None = None,
 ) -> PairSet:
-    """A `PairSet` over a dataset whose columns are known to be texts without nulls."""
-    columns: list[str] = []
+    """A `PairSet` over a dataset whose columns are known to be texts without nulls.
+
+    Args:
+        name: the set's name.
+        dataset: a `datasets.Dataset`.
+        sources: its columns to use, anchor and positive first.
+        report: what a run may print about the set.
+        fingerprint: hash of the texts, where it is known; else they are read for it.
+    """
+    roles: list[str] = []
     for source in sources:
         negative = source.role.startswith("negative")
-        columns.append(f"negative_{len(columns) - 1}" if negative else source.role)
-    names = list(dict.fromkeys(source.name for source in sources))
-    dataset = dataset.select_columns(names)
-    fingerprint = _fingerprint(dataset, sources)
-    return PairSet(name, tuple(columns), fingerprint, dataset, tuple(sources), tuple(report))
+        roles.append(f"negative_{len(roles) - 1}" if negative else source.role)
+    dataset = dataset.select_columns(list(dict.fromkeys(source.name for source in sources)))
+    fingerprint = fingerprint or _fingerprint(dataset, sources)
+    return PairSet(name, tuple(roles), fingerprint, dataset, tuple(sources), tuple(report))
 
 
 def load_sets(
     specs: Sequence[str | SetSpec | Mapping[str, Any]],
     cap: int | None = None,
     say: Callable[[str], None] = print,
+    cache: Path | None = None,
 ) -> list[PairSet]:
     """Read and check the sets, one `PairSet` per file (or sharded file) and hub set.
 
     Args:
         specs: see `SetSpec` and `parse_spec`; a mapping holds a `SetSpec`'s fields.
         cap: the most rows of each set whose own spec gives no cap.
-        say: told, per set, how many pairs it has and which columns were taken.
+        say: takes a line per set: how many pairs it has, and from which columns.
+        cache: a folder that keeps the columns and the hash of a set's texts, so that the texts of
+            unchanged files are not read again.
 
     Raises:
         UserError: anything wrong with a spec, a file, a value or the hub, in one line. All specs
@@ -104,25 +126,47 @@ def load_sets(
     from sse.data.sources import find_sources
 
     sources = find_sources([as_spec(spec) for spec in specs])
-    sets = []
-    for source in sources:
-        dataset = source.read()
-        spec = source.spec
-        taken = choose_columns(source.label, source.files, spec, dataset)
-        most = spec.cap if spec.cap is not None else cap
-        rows = len(dataset)
-        if most is not None and most < rows:
-            # Spread evenly: sets come sorted by topic or with runs of equal anchors.
-            dataset = dataset.select(np.arange(most, dtype=np.int64) * rows // most)
-        pair_set = make_pair_set(source.name, dataset, taken)
-        told = ", ".join(
-            f"{role} <- {column.label}"
-            for role, column in zip(pair_set.columns, taken, strict=True)
-        )
-        of = f" of {rows:,}" if len(pair_set) < rows else ""
-        say(f"{source.name}: {len(pair_set):,}{of} rows; {told}")
-        sets.append(pair_set)
-    return sets
+    return [_load(source, cap, say, cache) for source in sources]
+
+
+def _load(
+    source: Source, cap: int | None, say: Callable[[str], None], cache: Path | None
+) -> PairSet:
+    dataset, spec = source.read(), source.spec
+    cap = cap if spec.cap is None else spec.cap
+    path = cache / "sets" / f"{_key(dataset, spec, cap)}.json" if cache else None
+    record = json.loads(path.read_text("utf-8")) if path and is_whole(path) else None
+    if record:
+        columns = [Column(**column) for column in record["columns"]]
+    else:
+        source.check(dataset)
+        columns = choose_columns(source.label, source.files, spec, dataset)
+    rows = len(dataset)
+    if cap is not None and cap < rows:
+        # Spread evenly: sets come sorted by topic or with runs of equal anchors.
+        dataset = dataset.select(np.arange(cap, dtype=np.int64) * rows // cap)
+    fingerprint = record["fingerprint"] if record else None
+    pair_set = make_pair_set(source.name, dataset, columns, fingerprint=fingerprint)
+    if path and not record:
+        facts = {"fingerprint": pair_set.fingerprint, "columns": [asdict(each) for each in columns]}
+        write_json(path, facts)
+        write_digest(path)
+    pairs = zip(pair_set.columns, columns, strict=True)
+    labels = ", ".join(f"{role} <- {column.label}" for role, column in pairs)
+    of = f" of {rows:,}" if len(pair_set) < rows else ""
+    say(f"{source.name}: {len(pair_set):,}{of} rows; {labels}")
+    return pair_set
+
+
+def _key(dataset: Any, spec: SetSpec, cap: int | None) -> str:
+    """Hash of what decides a set's columns and texts.
+
+    The fingerprint that `datasets` gives a dataset which it has just loaded stands for the Arrow
+    file: for its revision on the hub, or for the paths and modification times of local files. A
+    file that is changed without a new time goes unnoticed there, and so here.
+    """
+    content = (RECORD_FORMAT, dataset._fingerprint, spec.columns, spec.negatives, cap)
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
 
 def _fingerprint(dataset: Any, sources: Sequence[Column]) -> str:

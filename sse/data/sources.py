@@ -38,7 +38,7 @@ class Source:
 
     spec: SetSpec
     name: str
-    label: str  # how errors call it
+    label: str  # what errors call it
     files: tuple[Path, ...] = ()
     cached: bool = False  # the hub does not answer: only what the local cache holds
 
@@ -66,15 +66,18 @@ class Source:
         elif kind in ("csv", "tsv"):
             options = _csv_options(self.files, "\t" if kind == "tsv" else ",")
         with _large_batches():
-            dataset = datasets.load_dataset(
+            return datasets.load_dataset(
                 "csv" if kind == "tsv" else kind,
                 data_files=[glob.escape(str(path.resolve())) for path in self.files],
                 split="train",
                 **options,
             )
-        if kind in ("csv", "tsv") and _may_lack_fields(dataset) and (found := fault(self.files)):
-            raise UserError(f"{self.label}: {found}; mend the file or leave it out")
-        return dataset
+
+    def check(self, dataset: Any) -> None:
+        """UserError where a row of a CSV file has too few fields, which `datasets` lets pass."""
+        delimited = self.files and kind_of(self.files[0]) in ("csv", "tsv")
+        if delimited and _may_lack_fields(dataset) and (problem := fault(self.files)):
+            raise UserError(f"{self.label}: {problem}; mend the file or leave it out")
 
     def _read_repository(self) -> Any:
         import datasets
@@ -92,19 +95,19 @@ class Source:
             if isinstance(cause, OSError) and cause.errno in SYSTEM:
                 return cause
             last, cause = cause, cause.__cause__
-        found = fault(self.files)
-        if found is None:
+        problem = fault(self.files)
+        if problem is None:
             shown = error if not self.files else last
             lines = str(shown).strip().splitlines()
-            found = f"cannot be read ({lines[0][:200] if lines else type(shown).__name__})"
+            problem = f"cannot be read ({lines[0][:200] if lines else type(shown).__name__})"
         if self.files:
-            return UserError(f"{self.label}: {found}; mend the file or leave it out")
+            return UserError(f"{self.label}: {problem}; mend the file or leave it out")
         if self.cached:
             return HubUnreachable(
                 f"{self.label}: neither the hub nor the local cache has it; check the network, or "
-                "give local files with --data.paths"
+                "give local files with `paths`"
             )
-        return UserError(f"{self.label}: {found}; check name, config and split")
+        return UserError(f"{self.label}: {problem}; check name, config and split")
 
 
 def find_sources(specs: Sequence[SetSpec]) -> list[Source]:
@@ -115,17 +118,17 @@ def find_sources(specs: Sequence[SetSpec]) -> list[Source]:
             without data, a hub set that does not exist, an unreachable hub.
     """
     if not specs:
-        raise UserError("no data: give files, folders, globs or hf:NAME with --data.paths")
+        raise UserError("no data: give files, folders, globs or hf:NAME with `paths`")
     local = {at: _find_local(spec) for at, spec in enumerate(specs) if spec.hub_name is None}
-    found: list[Source] = []
+    sources: list[Source] = []
     reachable = True
     for at, spec in enumerate(specs):
         if at in local:
-            found += local[at]
+            sources += local[at]
             continue
         source, reachable = _find_remote(spec, reachable)
-        found.append(source)
-    return _named_apart(found)
+        sources.append(source)
+    return _named_apart(sources)
 
 
 def _find_remote(spec: SetSpec, reachable: bool) -> tuple[Source, bool]:
@@ -137,7 +140,7 @@ def _find_remote(spec: SetSpec, reachable: bool) -> tuple[Source, bool]:
         raise UserError(f"{spec.path}: no hub name; write hf:OWNER/NAME")
     try:
         if reachable:
-            way_out = "give local files with --data.paths"
+            way_out = "give local files with `paths`"
             ask_hub(label, lambda api: api.dataset_info(name, revision=spec.revision), way_out)
             return source, True
     except HubUnreachable:

@@ -61,7 +61,7 @@ def choose(text_ids: list[np.ndarray], rows: list[Rows], count: int) -> list[Row
     total = sum(map(len, keys))
     if count > total:
         raise UserError(
-            f"pairs {count:,}: there are {total:,} pairs to train on; give fewer, or null"
+            f"pairs is {count:,}: there are {total:,} pairs to train on; give fewer, or null"
         )
     limit = _smallest(keys, count)
     return [own[key <= limit] for own, key in zip(rows, keys, strict=True)]

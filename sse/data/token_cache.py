@@ -1,9 +1,11 @@
-"""The token cache: a set tokenised once, into memory-mapped flat arrays.
+"""The token cache: a set is tokenised once, into memory-mapped flat arrays.
 
-- One folder per (texts, tokenizer, format): per column `ids` and `offsets`, and one `text_ids`.
+- One folder per (hash of the texts, tokenizer, format): per column `ids` and `offsets`, and one
+  `text_ids`. `sse.data.pair_set` knows the hash of unchanged files without reading them.
 - Files are only appended to. After each chunk a small record with their lengths and checksums is
-  renamed into place; a killed build goes on from the last record, and a whole set is one whose
-  record counts all rows.
+  renamed into place. A killed build goes on from the last record; a set is whole when its record
+  counts all rows.
+- Each start compares the checksums, and builds a damaged cache again.
 - A lock lets several runs share one build. Memory stays at a chunk, whatever the set's size.
 """
 
@@ -72,8 +74,8 @@ def tokenize_set(
         tokenizer: what makes ids of them.
         folder: the cache; created when missing, shared by any number of sets and runs.
         progress: show a bar while building.
-        say: told when another run is waited for and when a broken cache is built again; by
-            default a line on stderr.
+        say: takes a line where another run is waited for, and where a damaged cache is built
+            again; by default it goes to stderr.
     """
     say = say or (lambda line: print(line, file=sys.stderr))  # noqa: T201  the default channel
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
@@ -224,7 +226,7 @@ class _Build:
         return record if isinstance(record, dict) else None
 
     def _sound(self, record: dict[str, Any]) -> bool:
-        """Whether the files begin with the bytes that the record tells of."""
+        """Whether the files begin with the bytes that the record counts."""
         whole = record.get("rows") == len(self.pair_set)
         row = 8 * len(self.pair_set.columns)
         try:

@@ -103,7 +103,7 @@ class _JsonLines:
 
     def write(self, rows: Sequence[Record], vectors: NDArray[Any]) -> None:
         for row, vector in zip(rows, vectors.tolist(), strict=True):
-            record = dict(row.kept)
+            record = dict(row.columns)
             if self.with_text:
                 record["text"] = row.text
             record["vector"] = vector
@@ -147,9 +147,9 @@ class _Parquet:
         pa = self.pa
         columns: dict[str, Any] = {}
         if rows:
-            names = rows[0].kept
+            names = rows[0].columns
             columns = {
-                name: pa.array([_storable(row.kept[name]) for row in rows]) for name in names
+                name: pa.array([_storable(row.columns[name]) for row in rows]) for name in names
             }
         if self.with_text:
             columns["text"] = pa.array([_storable(row.text) for row in rows], pa.large_string())

@@ -28,11 +28,11 @@ import yaml
 from sse.common.errors import UserError
 from sse.common.files import atomic_file
 from sse.evaluation.metrics import METRICS
-from sse.sweeps.trials import DONE, read_facts
 
 if TYPE_CHECKING:
     import pandas as pd
 
+SCORES, DONE = "metrics.json", "trial.json"  # of a run, and what the sweep adds
 VERSION = b"1"
 KEY = b"sse_results"
 PER_QUERY = "ndcg@10"
@@ -63,6 +63,14 @@ def collect(out: str | Path) -> Path:
         joined = pa.concat_tables(diagnostics, promote_options="default")
         _write(joined, root / "diagnostics.parquet")
     return root / "results.parquet"
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What a finished trial's metrics.json and trial.json hold together."""
+    facts: dict[str, Any] = json.loads((folder / DONE).read_text("utf-8"))
+    if "metrics" in facts:  # trial.json of earlier sweeps holds the scores too
+        return facts
+    return json.loads((folder / SCORES).read_text("utf-8")) | facts
 
 
 def read_results(out: str | Path, name: str = "results") -> pd.DataFrame:

@@ -32,8 +32,9 @@ from filelock import FileLock, Timeout
 from sse.common.files import write_json
 from sse.common.machine import commit
 from sse.sweeps.grid import Trial
+from sse.sweeps.results import DONE, SCORES, read_facts
 
-METRICS, DONE, FAILED = "metrics.json", "trial.json", "failed.json"
+FAILED = "failed.json"
 # What a finished trial may keep besides its tables: 60 MB, and 190 to 380 MB, at 30522 x 512.
 KEPT = ("model", "checkpoints")
 ATTEMPTS = 2
@@ -58,14 +59,6 @@ def state(out: Path, trial: Trial) -> str:
         if (folder / name).exists():
             return what
     return "begun" if (folder / "config.yaml").exists() else "new"
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What a finished trial's metrics.json and trial.json hold together."""
-    facts: dict[str, Any] = {}
-    for name in (METRICS, DONE):
-        facts |= json.loads((folder / name).read_text("utf-8"))
-    return facts
 
 
 def cores() -> int:
@@ -203,7 +196,7 @@ def _record(trial: Trial, folder: Path, keep: Sequence[str], seconds: float) -> 
     """Remove what is not kept, and write trial.json, which makes the trial a finished one."""
     for name in set(KEPT) - set(keep):
         shutil.rmtree(folder / name, ignore_errors=True)
-    times = json.loads((folder / METRICS).read_text("utf-8"))["times"]
+    times = json.loads((folder / SCORES).read_text("utf-8"))["times"]
     record = {"trial": trial.name, "varied": trial.varied, "options": trial.options}
     record |= {"times": times | {"total": round(seconds, 2)}, "commit": commit()}
     write_json(folder / DONE, record)

@@ -1,4 +1,7 @@
-"""Parquet as tables of bounded size, local or remote; a bad text is named, a bad file refused."""
+"""Parquet files, local or remote, as Arrow tables of bounded size.
+
+A text that cannot be used becomes a `BadValue`; a file that cannot be read raises `BadFile`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ import pyarrow.parquet as pq
 
 from sse.text.record_files import BadFile, BadValue, file_system, local_path
 
-ROWS, BYTES = 4_096, 8_000_000  # of a table, whichever is reached first
+ROWS, BYTES = 4_096, 8_000_000  # of one table: the smaller limit holds
 
 
 def open_parquet(source: str) -> Any:
-    """An open `pyarrow.parquet.ParquetFile` of a path or URL.
+    """A path or URL as an open `pyarrow.parquet.ParquetFile`.
 
     Raises:
         BadFile: not a parquet file, or a damaged one.
@@ -41,8 +44,13 @@ def text_columns(schema: Any) -> list[str]:
 def tables(
     file: Any, name: str, columns: Sequence[str] | None = None, groups: Sequence[int] | None = None
 ) -> Iterator[tuple[int, Any]]:
-    """(number of its first row among the `groups`' rows, table) of at most `ROWS` rows and about
-    `BYTES` bytes each.
+    """(number of its first row, table) of each table: at most `ROWS` rows, about `BYTES` bytes.
+
+    Args:
+        file: an open `ParquetFile`.
+        name: its name, for errors.
+        columns: the columns to read, all by default.
+        groups: the row groups to read, all by default; rows are numbered from the first of them.
 
     Raises:
         BadFile: a damaged file.
@@ -64,7 +72,7 @@ def tables(
 
 
 def texts_of(column: Any, name: str) -> list[str | BadValue]:
-    """The texts of an Arrow column; the reason in the place of a null and of bytes no UTF-8."""
+    """The texts of an Arrow column, with a `BadValue` in the place of a null or of bad UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     try:
@@ -83,5 +91,5 @@ def _decoded(value: Any, name: str) -> str | BadValue | None:
 
 
 def first_line(error: Exception) -> str:
-    """What Arrow says of a fault, without the rest."""
+    """The first line of an error's message, at most 160 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

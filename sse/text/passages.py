@@ -1,4 +1,4 @@
-"""Passages of a folder of text files, for an index, and the lines that show them."""
+"""Passages of a folder of text files, for an index, and the snippets that show them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sse.text.record_files import MAX_LINE
 from sse.text.records import Record
 
 TEXT_FILES = {".txt", ".md", ".rst", ".text", ".org", ".adoc", ".tex", ".log"}
-PASSAGE = 1_000  # characters of a file's passage in an index, unless a paragraph is longer
+PASSAGE = 1_000  # characters of a passage at most, unless one paragraph is longer
 
 
 def folder_passages(folder: str) -> Iterator[Record]:
     """Passages of the text files under a folder, in the order of their names.
 
     A passage is one paragraph, or several short ones up to `PASSAGE` characters together. Hidden
-    files are left out, and so are files that are no UTF-8 text.
+    files are left out. A file that is too large or no UTF-8 is left out with a warning.
 
     Raises:
-        UserError: no text file there.
+        UserError: the folder holds no text file.
     """
     root, empty = Path(folder), True
     for path in sorted(root.rglob("*")):
@@ -45,6 +45,7 @@ def folder_passages(folder: str) -> Iterator[Record]:
 
 
 def _passages(text: str, name: str) -> Iterator[Record]:
+    """The passages of one file, each with the line at which it starts."""
     start, size, number = 1, 0, 1
     parts: list[str] = []
     for paragraph in text.split("\n\n"):
@@ -61,7 +62,13 @@ def _passages(text: str, name: str) -> Iterator[Record]:
 
 
 def snippet(text: str, query: str, size: int = 200) -> str:
-    """One line of `text` around the first word that it shares with `query`."""
+    """About `size` characters of `text`, in one line, around a word of `query`.
+
+    The longest word of the query that occurs in the text decides; without one the text's start.
+
+    >>> snippet("Feed the starter. Then knead the dough for ten minutes.", "knead", size=24)
+    '… Then knead the dough …'
+    """
     flat = " ".join(text.split())
     if len(flat) <= size:
         return flat

@@ -1,7 +1,8 @@
-"""Files of records, local or remote: their kind, their bytes, their numbered lines, their faults.
+"""Files of records, local or remote: their kind, bytes, numbered lines and faults.
 
-A bad record is a `Fault`, which a reader yields in the record's place. The caller decides: raise
-it (`or_raise`) or set it aside. A file that cannot be read any further raises `BadFile`.
+A record is one row of data. A check raises `BadValue`, and the reader yields a `Fault` in the
+record's place. The caller raises the fault (`or_raise`) or sets it aside. A file that cannot be
+read any further raises `BadFile`.
 """
 
 from __future__ import annotations
@@ -19,17 +20,13 @@ from typing import IO, Any, TypeVar
 from sse.common.errors import UserError
 
 MAX_LINE = 1 << 28  # bytes: a small gzip may unpack to a line larger than memory
-KEPT = 2_000  # characters of a bad record that its fault keeps
+RAW_CHARACTERS = 2_000  # of a bad record, held in its fault
+_KINDS = dict(json="json", jsonl="json", ndjson="json", csv="csv", tsv="tsv", parquet="parquet")
 T = TypeVar("T")
 
 
 class BadFile(UserError):
-    """A file that cannot be read, or not to its end.
-
-    Args:
-        name: the file.
-        reason: what is wrong with it.
-    """
+    """A file that cannot be read to its end, as `name: reason`."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
@@ -47,9 +44,9 @@ class Fault:
     Attributes:
         name: the file.
         unit: `line` (numbered from 1) or `row` (of a parquet file, numbered from 0).
-        number: which one.
+        number: of the line or row.
         reason: what is wrong with it.
-        raw: its first characters.
+        raw: its first `RAW_CHARACTERS` characters.
     """
 
     name: str
@@ -60,11 +57,11 @@ class Fault:
 
     @property
     def place(self) -> str:
-        """`line 7`."""
+        """Unit and number, such as `line 7`."""
         return f"{self.unit} {self.number}"
 
     def error(self) -> UserError:
-        """The fault as one line: file, place, reason."""
+        """The error `file, place: reason`, for a caller to raise."""
         return UserError(f"{self.name}, {self.place}: {self.reason}")
 
 
@@ -72,7 +69,7 @@ def or_raise(items: Iterable[T | Fault]) -> Iterator[T]:
     """The records among `items`.
 
     Raises:
-        UserError: the first fault among them.
+        UserError: at the first fault.
     """
     for item in items:
         if isinstance(item, Fault):
@@ -82,12 +79,11 @@ def or_raise(items: Iterable[T | Fault]) -> Iterator[T]:
 
 def kind_of(path: Path) -> str | None:
     """`json`, `csv`, `tsv` or `parquet` by the file's name; None when it is no data file."""
-    name = path.name.lower().removesuffix(".gz")
-    suffix = name.rpartition(".")[2] if "." in name else ""
-    kind = {"jsonl": "json", "ndjson": "json"}.get(suffix, suffix)
-    if kind == "parquet" and path.name.lower().endswith(".gz"):
-        return None
-    return kind if kind in ("json", "csv", "tsv", "parquet") else None
+    name = path.name.lower()
+    _, dot, suffix = name.removesuffix(".gz").rpartition(".")
+    kind = _KINDS.get(suffix) if dot else None
+    # Parquet compresses its own pages and is read from its end.
+    return None if kind == "parquet" and name.endswith(".gz") else kind
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -105,7 +101,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def local_path(url: str) -> str | None:
-    """The path of a local file, given as such or as `file://...`; None of a remote one."""
+    """The path of a local file, named by its path or by `file://...`; None for a remote file."""
     if "://" not in url:
         return url
     return file_system(url)[1] if url.startswith(("file://", "local://")) else None
@@ -113,7 +109,7 @@ def local_path(url: str) -> str | None:
 
 @contextlib.contextmanager
 def open_bytes(source: str | Path) -> Iterator[IO[bytes]]:
-    """The bytes of a path or URL, unpacked when it is gzip; of standard input for `-`."""
+    """The bytes of a path or URL, unpacked where it ends in .gz; `-` is standard input."""
     name = str(source)
     if name == "-":
         yield sys.stdin.buffer
@@ -128,10 +124,10 @@ def open_bytes(source: str | Path) -> Iterator[IO[bytes]]:
 
 
 def numbered(file: IO[bytes], name: str) -> Iterator[tuple[int, str] | Fault]:
-    """The lines of a file as (number from 1, text), or as the fault that makes one no text.
+    """(number from 1, text) of each line, or the `Fault` of a line that is no UTF-8 text.
 
     Raises:
-        BadFile: a gzip that is none, damaged or cut off.
+        BadFile: the gzip is damaged, cut off, or no gzip.
     """
     number = 0
     try:
@@ -140,7 +136,7 @@ def numbered(file: IO[bytes], name: str) -> Iterator[tuple[int, str] | Fault]:
             if len(line) > MAX_LINE:
                 reason = f"longer than {MAX_LINE:,} bytes: no line of text; split it"
                 yield _bad_line(name, number, reason, line)
-                while line and not line.endswith(b"\n"):  # the rest of it
+                while line and not line.endswith(b"\n"):  # skip its rest
                     line = file.readline(MAX_LINE + 1)
                 continue
             try:
@@ -156,5 +152,5 @@ def numbered(file: IO[bytes], name: str) -> Iterator[tuple[int, str] | Fault]:
 
 
 def _bad_line(name: str, number: int, reason: str, line: bytes) -> Fault:
-    raw = line[: 4 * KEPT].decode("utf-8", "backslashreplace").rstrip("\r\n")
-    return Fault(name, "line", number, reason, raw[:KEPT])
+    raw = line[: 4 * RAW_CHARACTERS].decode("utf-8", "backslashreplace").rstrip("\r\n")
+    return Fault(name, "line", number, reason, raw[:RAW_CHARACTERS])

@@ -1,11 +1,12 @@
 """The one reader of records: JSON lines, CSV, TSV, parquet and plain lines, local or remote.
 
-- `read_records` gives texts with columns kept beside them: `sse encode` and `sse index`.
-- `json_records` and `csv_records` give what a caller's check makes of each record, or its `Fault`:
-  corpora, BEIR collections and the search for a bad row of a training file.
+- `read_records` yields texts with other columns beside them, for `sse encode` and `sse index`.
+- `line_records`, `json_records` and `csv_records` apply the caller's check to each record. They
+  yield its result or the record's `Fault`. Corpora, BEIR collections and the search for a bad
+  row of a training file use them.
 - Parquet is read as tables of bounded size (`parquet_tables.py`).
 
-Nothing is held but the record or table at hand, so a file may be larger than memory.
+Only the record or table at hand is in memory, so a file may be larger than memory.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any, TypeVar
 
 from sse.common.errors import UserError
 from sse.text.record_files import (
-    KEPT,
     MAX_LINE,
+    RAW_CHARACTERS,
     BadFile,
     BadValue,
     Fault,
@@ -47,12 +48,12 @@ class Record:
     Attributes:
         text: the text.
         where: `file:line`, or `file#row` of a parquet file.
-        kept: the columns kept beside it, by name.
+        columns: values of further columns, by name.
     """
 
     text: str
     where: str
-    kept: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
 
 
 def read_records(
@@ -62,10 +63,11 @@ def read_records(
 
     Args:
         source: a path; `.gz` is unpacked.
-        form: lines, jsonl, csv, tsv or parquet; by default what the name says, else lines.
-        column: which column holds the text; by default `text` or another usual name, or the only
-            one. Plain lines have none.
-        keep: further columns to pass on.
+        form: lines, jsonl, csv, tsv or parquet; by default the ending of the name decides, and
+            an unknown ending means lines.
+        column: the column with the text; by default `text` or another usual name, or the only
+            column of texts. Plain lines have no columns.
+        keep: further columns for `Record.columns`.
 
     Raises:
         UserError: no such file, a missing column, a broken line, bytes that are no text.
@@ -81,13 +83,14 @@ def read_records(
     if form == "lines" and (column or keep):
         raise UserError(f"{source}: plain lines have no column {column or keep[0]!r}")
     if form == "parquet":
-        return or_raise(_parquet_records(source, column, keep))
-    return or_raise(_line_records(source, form, column, keep))
+        return _parquet_records(source, column, keep)
+    return _text_records(source, form, column, keep)
 
 
-def _line_records(
+def _text_records(
     source: str, form: str, column: str | None, keep: Sequence[str]
-) -> Iterator[Record | Fault]:
+) -> Iterator[Record]:
+    """The records of a file of lines: plain text, JSON, CSV or TSV."""
     name = "standard input" if source == "-" else source
 
     def check(values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -97,34 +100,24 @@ def _line_records(
 
     with open_bytes(source) as file:
         lines = numbered(file, name)
-        items: Iterator[Any]
         if form == "lines":
-            items = _plain(lines, name)
+            items = line_records(lines, name, _plain, blank=True)
         elif form == "jsonl":
             items = json_records(lines, name, check)
         else:
             items = csv_records(lines, name, check, "\t" if form == "tsv" else ",")
-        for item in items:
-            if isinstance(item, Fault):
-                yield item
-            else:
-                number, (text, kept) = item
-                yield Record(text, f"{name}:{number}", kept)
+        for number, (text, columns) in or_raise(items):
+            yield Record(text, f"{name}:{number}", columns)
 
 
-def _plain(lines: Lines, name: str) -> Checked[tuple[str, dict[str, Any]]]:
-    for item in lines:
-        if isinstance(item, Fault):
-            yield item
-        elif "\0" in item[1]:
-            yield Fault(name, "line", item[0], "holds a zero byte: not a text file")
-        else:
-            yield item[0], (item[1].rstrip("\r\n"), {})
+def _plain(line: str) -> tuple[str, dict[str, Any]]:
+    if "\0" in line:
+        raise BadValue("holds a zero byte: not a text file")
+    return line.rstrip("\r\n"), {}
 
 
-def _parquet_records(
-    source: str, column: str | None, keep: Sequence[str]
-) -> Iterator[Record | Fault]:
+def _parquet_records(source: str, column: str | None, keep: Sequence[str]) -> Iterator[Record]:
+    """The records of a parquet file; the columns are checked against its schema first."""
     from sse.text import parquet_tables as parquet  # pyarrow is slow to import
 
     file = parquet.open_parquet(source)
@@ -138,40 +131,46 @@ def _parquet_records(
         raise UserError(f"{source}: '{column}' holds {schema.field(column).type}, expected a text")
     for first, table in parquet.tables(file, source, list(dict.fromkeys([column, *keep]))):
         try:
-            kept = {name: table.column(name).to_pylist() for name in keep}
+            columns = {name: table.column(name).to_pylist() for name in keep}
         except UnicodeDecodeError as error:
             raise BadFile(source, f"damaged after row {first} ({error})") from None
         for at, text in enumerate(parquet.texts_of(table.column(column), column)):
             if isinstance(text, BadValue):
-                yield Fault(source, "row", first + at, str(text))
-            else:
-                where = f"{source}#{first + at}"
-                yield Record(text, where, {name: kept[name][at] for name in keep})
+                raise Fault(source, "row", first + at, str(text)).error()
+            values = {name: columns[name][at] for name in keep}
+            yield Record(text, f"{source}#{first + at}", values)
 
 
-def json_records(lines: Lines, name: str, check: Check[T]) -> Checked[T]:
-    """(line number, `check` of its object) of each line of JSON that is not blank, or its fault."""
+def line_records(
+    lines: Lines, name: str, check: Callable[[str], T], blank: bool = False
+) -> Checked[T]:
+    """(number, `check` of the line) of each line, or its fault; blank lines only with `blank`."""
     for item in lines:
         if isinstance(item, Fault):
             yield item
             continue
         number, line = item
-        if not line.strip():
+        if not blank and not line.strip():
             continue
         try:
-            result = check(_object(line))
+            result = check(line)
         except BadValue as reason:
-            yield Fault(name, "line", number, str(reason), line.rstrip("\r\n")[:KEPT])
+            yield Fault(name, "line", number, str(reason), line.rstrip("\r\n")[:RAW_CHARACTERS])
             continue
         yield number, result
 
 
-def _object(line: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line.rstrip("\r\n"))
-    except (ValueError, RecursionError) as error:
-        raise BadValue(json_reason(error)) from None
-    return object_of(values)
+def json_records(lines: Lines, name: str, check: Check[T]) -> Checked[T]:
+    """(line number, `check` of its object) of each line of JSON that is not blank, or its fault."""
+
+    def parse(line: str) -> T:
+        try:
+            values = json.loads(line.rstrip("\r\n"))
+        except (ValueError, RecursionError) as error:
+            raise BadValue(json_reason(error)) from None
+        return check(object_of(values))
+
+    return line_records(lines, name, parse)
 
 
 def json_reason(error: Exception) -> str:
@@ -184,7 +183,7 @@ def json_reason(error: Exception) -> str:
 def csv_records(lines: Lines, name: str, check: Check[T], separator: str) -> Checked[T]:
     """(first line's number, `check` of the record) of each record below the header, or its fault.
 
-    A line that is no text is the last fault: who knows whether it lies within a quoted text?
+    Reading stops at a line that is no text, as that line may lie within a quoted text.
 
     Raises:
         BadFile: no header.
@@ -209,7 +208,8 @@ def csv_records(lines: Lines, name: str, check: Check[T], separator: str) -> Che
                 try:
                     yield number, check(_named(header, cells))
                 except BadValue as reason:
-                    yield Fault(name, "line", number, str(reason), separator.join(cells)[:KEPT])
+                    raw = separator.join(cells)[:RAW_CHARACTERS]
+                    yield Fault(name, "line", number, str(reason), raw)
             header = header or cells
             number = reader.line_num + 1
     except csv.Error as error:
@@ -227,33 +227,33 @@ def _named(header: list[str], cells: list[str]) -> dict[str, str]:
 
 
 def object_of(value: Any) -> dict[str, Any]:
-    """A JSON value that is an object; BadValue if it is none."""
+    """`value` as a JSON object; raises BadValue if it is no object."""
     if not isinstance(value, dict):
         raise BadValue(f"{shown(value)} is no object")
     return value
 
 
 def value_in(values: dict[str, Any], column: str) -> Any:
-    """A record's value in a column; BadValue if it has no such column."""
+    """A record's value in a column; raises BadValue if it has no such column."""
     if column not in values:
         raise BadValue(f"no column '{column}': it has {', '.join(values) or 'none'}")
     return values[column]
 
 
 def text_in(values: dict[str, Any], column: str) -> str:
-    """A record's text in a column; BadValue if it has no such column, or no text there."""
+    """A record's text in a column; raises BadValue without that column or without a text."""
     return text_of(value_in(values, column), column)
 
 
 def text_of(value: Any, column: str) -> str:
-    """A value that is a text; BadValue if it is none."""
+    """`value` as a text; raises BadValue if it is no text."""
     if not isinstance(value, str):
         raise BadValue(f"'{column}' is {shown(value)}, expected a text")
     return value
 
 
 def unicode_of(text: str, column: str) -> str:
-    """A text that UTF-8 can hold; BadValue for half a surrogate pair, as a JSON escape can make."""
+    """`text`; BadValue for half a surrogate pair: JSON can escape it, UTF-8 cannot hold it."""
     if not text.isascii():
         try:
             text.encode()
@@ -269,10 +269,18 @@ def shown(value: Any) -> str:
 
 
 def pick_column(columns: Sequence[str], name: str, argument: str = "column") -> str:
-    """The one of the `columns` with texts that is read where none is named.
+    """The column of texts to read by default: one with a usual name, or the only one.
+
+    Args:
+        columns: the names of the file's columns of texts.
+        name: the file.
+        argument: the caller's argument that names the column, for the error.
+
+    >>> pick_column(["id", "title", "Text"], "notes.csv")
+    'Text'
 
     Raises:
-        UserError: none or several that it could be; says to name one with `argument`.
+        UserError: no column or several columns qualify.
     """
     lower = {column.lower(): column for column in reversed(columns)}
     for usual in TEXT_COLUMNS:
@@ -282,5 +290,5 @@ def pick_column(columns: Sequence[str], name: str, argument: str = "column") -> 
         return columns[0]
     raise UserError(
         f"{name}: which column holds the text? It has {', '.join(columns) or 'none'}: "
-        f"name one with '{argument}'"
+        f"name one with `{argument}`"
     )

@@ -80,7 +80,7 @@ def test_only_the_given_rows_are_used():
 
 
 def test_a_set_smaller_than_the_batch_says_so():
-    with pytest.raises(UserError, match="tiny.*--data.batch_size to 10 or less"):
+    with pytest.raises(UserError, match="tiny.*`batch_size` to 10 or less"):
         plan_epoch([distinct(10)], [np.arange(10)], 512, 0, 0, names=["tiny"])
 
 

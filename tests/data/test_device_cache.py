@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 
 from sse.common.errors import UserError
 from sse.data.batch_plan import Batch
-from sse.data.datamodule import EpochSteps, PairBatches, SSEDataModule
-from sse.data.device_cache import Ahead, DeviceCache
+from sse.data.batches import Ahead, EpochSteps, PairBatches
+from sse.data.datamodule import SSEDataModule
+from sse.data.device_cache import DeviceCache
 from sse.data.token_cache import TokenizedSet
 from sse.model.model import SSE
 from sse.text.token_batch import TokenBatch
@@ -182,5 +183,5 @@ def run_of(tmp_path, name, *options):
 def test_options_that_cannot_go_together_are_refused():
     with pytest.raises(UserError, match="'yes'"):
         SSEDataModule(device_cache="yes")
-    with pytest.raises(UserError, match="num_workers 2"):
+    with pytest.raises(UserError, match="num_workers is 2"):
         SSEDataModule(device_cache="on", num_workers=2)

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import os
 import random
 
 import datasets
 import pytest
 
+from sse.common.errors import UserError
 from sse.data.pair_set import load_sets
 from sse.data.set_spec import SetSpec, parse_spec
 from tests.helpers.pair_files import ROWS, error_of, load, own_cache, write  # noqa: F401  own_cache is autouse
@@ -104,6 +106,70 @@ def test_the_fingerprint_tells_texts_roles_and_order_apart(tmp_path):
     files = [ROWS, swapped, shifted, ROWS[::-1], ROWS[:5]]
     paths = [write(tmp_path / f"{n}.jsonl", rows) for n, rows in enumerate(files)]
     assert len({pairs.fingerprint for pairs in load(*paths)}) == len(files)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Reads sets with a cache; returns them and the lines about them."""
+
+    def read(*specs, cap=None):
+        lines = []
+        return load_sets(specs, cap, lines.append, tmp_path / "cache"), lines
+
+    return read
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_the_texts_of_unchanged_files_are_read_once(tmp_path, kept, monkeypatch, kind):
+    path = write(tmp_path / f"toy.{kind}", [{"text": "x", **row} for row in ROWS])
+    (first,), line = kept(path)
+    read_tables = datasets.Dataset.iter
+    monkeypatch.setattr(datasets.Dataset, "iter", lambda *_: pytest.fail("read again"))
+    (again,), same_line = kept(path)
+    assert (again.fingerprint, again.columns, line) == (first.fingerprint, first.columns, same_line)
+    assert again.texts("positive", [5]) == ["answer 5"]
+    monkeypatch.setattr(datasets.Dataset, "iter", read_tables)
+    assert list(again.chunks()) == list(first.chunks())
+
+
+def test_a_changed_file_is_read_and_checked_again(tmp_path, kept):
+    path = write(tmp_path / "toy.jsonl")
+    ((first,), _), time = kept(path), (tmp_path / "toy.jsonl").stat().st_mtime_ns
+    write(tmp_path / "toy.jsonl", [{**row, "anchor": row["anchor"].upper()} for row in ROWS])
+    os.utime(path, ns=(time, time + 1_000_000))
+    ((second,), _) = kept(path)
+    assert second.texts("anchor", [0]) == ["QUESTION 0"]
+    assert second.fingerprint == load(path)[0].fingerprint != first.fingerprint
+    write(tmp_path / "toy.jsonl", [{**row, "anchor": None} for row in ROWS])
+    os.utime(path, ns=(time, time + 2_000_000))
+    with pytest.raises(UserError, match="line 1: 'anchor' is null"):
+        kept(path)
+
+
+def test_other_options_of_a_file_have_a_record_of_their_own(tmp_path, kept):
+    rows = [{**row, "negative": f"no {n}"} for n, row in enumerate(ROWS)]
+    path = write(tmp_path / "toy.jsonl", rows)
+    for _ in range(2):
+        for options in ("", "?negatives=0", "?cap=3", "?anchor=positive&positive=anchor"):
+            spec = path + options
+            (pairs,), _ = kept(spec)
+            (checked,) = load(spec)
+            assert (pairs.fingerprint, pairs.columns) == (checked.fingerprint, checked.columns)
+            assert list(pairs.chunks()) == list(checked.chunks())
+    (few,), _ = kept(path, cap=2)
+    assert len(few) == 2 and few.fingerprint == load(path, cap=2)[0].fingerprint
+
+
+def test_a_damaged_record_is_made_again(tmp_path, kept):
+    path = write(tmp_path / "toy.jsonl")
+    ((first,), _) = kept(path)
+    (record,) = (tmp_path / "cache" / "sets").glob("*.json")
+    whole = record.read_bytes()
+    for damaged in (whole.replace(b"positive", b"negative"), whole[:-9], b""):
+        record.write_bytes(damaged)
+        ((again,), _) = kept(path)
+        assert (again.fingerprint, again.columns) == (first.fingerprint, first.columns)
+        assert record.read_bytes() == whole
 
 
 def test_folders_globs_and_shards(tmp_path, monkeypatch):

@@ -57,5 +57,5 @@ def test_a_smaller_choice_is_part_of_a_larger_and_too_large_a_one_is_refused(tex
     assert sum(map(len, small)) >= 30
     for own, more, all_rows in zip(small, large, rows, strict=True):
         assert set(own) <= set(more) <= set(all_rows)
-    with pytest.raises(UserError, match="pairs 10,000: there are"):
+    with pytest.raises(UserError, match="pairs is 10,000: there are"):
         choose(text_ids, rows, 10_000)

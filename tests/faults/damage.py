@@ -57,7 +57,7 @@ def targets(inputs: Inputs, found: dict[str, Subject], root: Path) -> list[Targe
     for kind in ("exact", "binary"):
         made.append(_index(inputs, root / f"index-{kind}", kind))
     cache = found["cache"]
-    made.append(_subject(cache, root / "cache", ["cache/*-*/*", "cache/tokenizers/*"]))
+    made.append(_subject(cache, root / "cache", cache.files))
     made.append(_subject(found["train"], root / "train", ["run/checkpoints/last.ckpt"], _unfinish))
     return made
 

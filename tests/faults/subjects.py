@@ -174,7 +174,7 @@ def subjects(inputs: Inputs) -> dict[str, Subject]:
             "run/metrics.json", "run/model/*.safetensors", "run/model/tokenizer.json",
             "run/model/*/*.safetensors"],
         ),
-        Subject("cache", build, ["cache/*-*/*", "cache/tokenizers/*"]),
+        Subject("cache", build, ["cache/*-*/*", "cache/tokenizers/*", "cache/sets/*"]),
         Subject("encode", encoding("o.parquet"), ["o.parquet"]),
         Subject("encode npy", encoding("o.npy"), ["o.npy"]),
         Subject("encode jsonl", encoding("o.jsonl"), ["o.jsonl"]),

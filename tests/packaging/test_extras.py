@@ -88,16 +88,17 @@ def test_an_index_needs_no_extra_and_searching_names_its_own(folder, tmp_path):
     assert_names(command("search", index, "a note"), "search")
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "sweep", "compare"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "sweep", "compare", "encode_corpus"])
 def test_the_scripts_name_their_extra(name, folder, tmp_path):
     arguments = {
         "train": [],
         "evaluate": [folder, "--nanobeir"],
         "sweep": ["--config", ROOT / "experiments/configs/sweeps/quick.yaml", "--out", tmp_path],
         "compare": [tmp_path, "--by", "model.norm", "--reference", "none"],
+        "encode_corpus": [tmp_path, tmp_path / "out", "--model", folder],
     }[name]
     run = f"import runpy; runpy.run_path('experiments/{name}.py', run_name='__main__')"
-    assert_names(core(run, *arguments), "train")
+    assert_names(core(run, *arguments), "cluster" if name == "encode_corpus" else "train")
 
 
 @pytest.mark.parametrize("name", ["SSE", "SSEModel", "export", "load"])

@@ -146,7 +146,5 @@ def test_the_command_makes_smaller_rows(core, folder, tmp_path):
 def test_training_says_which_extra(core):
     done = run(core / "sse", "train", "--help", check=False)
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "error: this needs the extra `train` (torch is not installed): "
-        "pip install 'stable-static-embedding[train]'"
-    ]
+    assert len(done.stderr.splitlines()) == 1
+    assert "pip install 'stable-static-embedding[train]'" in done.stderr

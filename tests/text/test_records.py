@@ -52,7 +52,7 @@ def test_every_kind_of_file_gives_the_same_texts_with_their_places(tmp_path, nam
     records = list(read_records(str(path), keep=["id"]))
     assert [record.text for record in records] == TEXTS
     assert [record.where for record in records] == [f"{path}{at}" for at in places.split()]
-    assert [record.kept for record in records] == [{"id": f"{n}"} for n in range(4)]
+    assert [record.columns for record in records] == [{"id": f"{n}"} for n in range(4)]
 
 
 def test_plain_lines_are_texts_as_they_stand(tmp_path):

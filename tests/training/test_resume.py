@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import sse.data.datamodule
+import sse.data.prepare
 import sse.training.run
 from sse.common.errors import UserError
 from sse.training.checkpoints import LastCheckpoint
@@ -219,7 +219,7 @@ def stop_amid_evaluation(rank):
 
 
 def stop_amid_data(rank):
-    sse.data.datamodule.load_tokenizer = lambda *rest, **options: terminate()
+    sse.data.prepare.load_tokenizer = lambda *rest, **options: terminate()
 
 
 def stop_amid_final_evaluation(rank):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import math
 
 import numpy as np
@@ -141,7 +142,6 @@ def test_bad_options_are_one_clear_line_and_leave_no_run(
         ["--model.symmetric=true", "--model.matryoshka_dims=[16, 32]"],
         ["--data.batches=round_robin", "--data.max_tokens=4"],
         ["--data.holdout=0"],
-        ["--trainer.profiler=simple"],
     ],
 )
 def test_the_trainers_usual_options_work(options, tmp_path, extra):
@@ -155,6 +155,16 @@ def test_the_trainers_usual_options_work(options, tmp_path, extra):
         scores = {name: by["held-out pairs"] for name, by in facts["metrics"].items()}
         dim = next(iter(scores["trained"]))
         assert scores["trained"][dim]["mrr@10"] > scores["untrained"][dim]["mrr@10"]
+
+
+def test_the_profiler_says_where_the_time_goes(options, tmp_path, caplog):
+    logger = logging.getLogger("lightning.pytorch")  # it does not hand on to the root's
+    logger.addHandler(caplog.handler)
+    try:
+        main([*options, f"--out={tmp_path / 'run'}", "--trainer.profiler=simple"])
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "run_training_batch" in caplog.text
 
 
 @pytest.mark.parametrize("every", [0, 1, 5])

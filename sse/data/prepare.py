@@ -1,0 +1,98 @@
+"""From the options to data that are ready for batches: read, tokenised, split.
+
+Everything slow happens here, once. The cache folder keeps what the next run needs again:
+
+CACHE/sets/KEY.json         the columns of a set and the hash of its texts, once they were checked
+CACHE/NAME-KEY/             the tokens of a set: see `sse.data.token_cache`
+CACHE/tokenizers/KEY.json   a tokenizer trained on the pairs
+CACHE/docstrings-KEY.parquet  the pairs of the installed packages
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sse.common.digests import is_whole, write_digest
+from sse.data.batch_plan import Rows
+from sse.data.docstring_pairs import embedded_pairs
+from sse.data.pair_set import PairSet, load_sets
+from sse.data.split import choose, hold_out, train_rows
+from sse.data.token_cache import TokenizedSet, tokenize_set
+from sse.text.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data that are ready for batches; the lists have one entry per set.
+
+    Attributes:
+        tokenizer: made the ids.
+        pairs: the texts.
+        sets: the token ids.
+        heldout_rows: the rows to evaluate on.
+        train_rows: the rows to train on.
+    """
+
+    tokenizer: TextTokenizer
+    pairs: list[PairSet]
+    sets: list[TokenizedSet]
+    heldout_rows: list[Rows]
+    train_rows: list[Rows]
+
+
+def prepare(options: Any, say: Callable[[str], None] = print) -> Prepared:
+    """The data that the options name.
+
+    Args:
+        options: `SSEDataModule.hparams`.
+        say: takes the lines that report progress.
+
+    Raises:
+        UserError: anything wrong with the pairs or the tokenizer.
+    """
+    cache = Path(options.cache).expanduser() if options.cache else default_cache()
+    paths = [options.paths] if isinstance(options.paths, str) else options.paths or []
+    specs = [*paths, *(options.sets or [])]
+    if specs:
+        pairs = load_sets(specs, cap=options.cap, say=say, cache=cache)
+    else:
+        pairs = [embedded_pairs(cache, say)]
+    if options.tokenizer == "train":
+        size = options.vocab_size or (30_522 if specs else 12_000)
+        source = str(_trained_tokenizer(pairs, size, cache, say))
+    else:
+        source = options.tokenizer
+    tokenizer = load_tokenizer(source, max_tokens=options.max_tokens)
+    sets = [tokenize_set(each, tokenizer, cache) for each in pairs]
+    text_ids = [each.text_ids for each in sets]
+    heldout = hold_out(text_ids, options.holdout)
+    training = [train_rows(ids, rows) for ids, rows in zip(text_ids, heldout, strict=True)]
+    if options.pairs is not None:
+        training = choose(text_ids, training, options.pairs)
+    return Prepared(tokenizer, pairs, sets, heldout, training)
+
+
+def default_cache() -> Path:
+    """$SSE_CACHE, or `sse` in the user's cache folder."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("SSE_CACHE") or Path(root) / "sse").expanduser()
+
+
+def _trained_tokenizer(
+    pairs: Sequence[PairSet], size: int, cache: Path, say: Callable[[str], None]
+) -> Path:
+    """The tokenizer.json trained on these texts; trained now unless the cache has it."""
+    content = [size, *(each.fingerprint for each in pairs)]
+    key = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
+    path = cache / "tokenizers" / f"{key}.json"
+    if not is_whole(path):
+        say(f"tokenizer: training WordPiece on the pairs, at most {size:,}")
+        texts = (text for each in pairs for column in each.columns for text in each.texts(column))
+        train_tokenizer(texts, size).save(path)
+        write_digest(path)
+    return path
