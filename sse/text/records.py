@@ -253,7 +253,7 @@ def text_of(value: Any, column: str) -> str:
 
 
 def unicode_of(text: str, column: str) -> str:
-    """`text`; raises BadValue for half a surrogate pair, which JSON can escape and UTF-8 not hold."""
+    """`text`; raises BadValue for half a surrogate pair, which UTF-8 cannot hold."""
     if not text.isascii():
         try:
             text.encode()

@@ -1,4 +1,4 @@
-"""The word cache: the ids of the whole text on any text, each word encoded once, bounded, shared."""
+"""The word cache: the ids of the whole text, each word encoded once, bounded, shared."""
 
 import copy
 import pickle
