@@ -27,8 +27,8 @@ CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "?")
 def index(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse index`."""
     parser.description = (
-        "Make one searchable file of texts. IN is a folder of text files (cut into passages), or a\n"
-        "file as for `sse encode`, with one text per row."
+        "Make one searchable file of texts. IN is a folder of text files (cut into passages), or\n"
+        "a file as for `sse encode`, with one text per row."
     )
     parser.epilog = (
         "examples:\n"
@@ -73,8 +73,8 @@ def _index(args: argparse.Namespace) -> None:
 def search(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse search`."""
     parser.description = (
-        "Search a file made by `sse index`. Without QUERY, type queries at a prompt, or give one per\n"
-        "line on standard input."
+        "Search a file made by `sse index`. Without QUERY, type queries at a prompt, or give one\n"
+        "per line on standard input."
     )
     parser.epilog = (
         "examples:\n"
