@@ -1,26 +1,32 @@
-# Each target makes .venv and installs on first use; afterwards it starts at once.
+# Each target installs what it needs into .venv on first use; afterwards it starts at once.
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.installed
 ARGS ?=
 ENCODING ?=
 TRAINING ?=
+RESULTS ?= notebooks/results
+SECONDS ?= 60
 
-.PHONY: train test test-faults test-oldest fuzz lint bench report clean
+.PHONY: train test test-faults test-oldest numeric fuzz lint docs bench report dist clean
 
-train: $(STAMP)
+# Train a model: ARGS="--data.paths [pairs.jsonl] --out runs/mine", see ARGS=--help.
+train: .venv/.train
 	$(BIN)/python experiments/train.py $(ARGS)
 
-test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+# The whole suite; ARGS="tests/data -k split" picks tests.
+test: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 # Kills, full disks, damaged files: ARGS="--kills 5 --seed 1", see python -m tests.faults --help.
-test-faults: $(STAMP)
+test-faults: .venv/.dev
 	$(BIN)/python -m tests.faults $(ARGS)
 
+# The numeric tests under several BLAS kernels, thread counts and instruction sets.
+numeric: .venv/.dev
+	$(BIN)/python -m tests.numeric $(ARGS)
+
 # Every reader on hostile bytes, where atheris (Linux wheels) is installed.
-SECONDS ?= 60
-fuzz: $(STAMP)
+fuzz: .venv/.dev
 	$(BIN)/python -m tests.faults.fuzz --seconds $(SECONDS)
 
 # The suite with the lowest versions that pyproject.toml allows, in an environment of its own.
@@ -28,31 +34,43 @@ test-oldest:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet uv
 	.venv-oldest/bin/uv pip compile --quiet pyproject.toml --resolution lowest-direct --only-binary :all: \
-		--extra dev --extra fast --extra onnx --extra search --output-file .venv-oldest/versions.txt
+		--extra dev --output-file .venv-oldest/versions.txt
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python -r .venv-oldest/versions.txt
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --no-deps --editable .
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(ARGS)
 
-lint: $(STAMP)
+# Style, types, and which package may import which.
+lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(STAMP)
+# The documentation, into site/; a broken link or reference is an error.
+docs: .venv/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Speed: ARGS, ENCODING and TRAINING are the three benchmarks' options; without TRAINING two run.
+bench: .venv/.dev
 	$(BIN)/python -m experiments.benchmarks.kernels $(ARGS)
 	$(BIN)/python -m experiments.benchmarks.encoding $(ENCODING)
 	$(if $(TRAINING),$(BIN)/python -m experiments.benchmarks.training $(TRAINING))
 
-# ARGS="--results runs/norms": of your own sweep
-report: $(STAMP)
-	$(BIN)/python experiments/report.py $(ARGS)
+# The notebooks over a sweep, as HTML in runs/: RESULTS=runs/norms for your own.
+report: .venv/.dev
+	SSE_RESULTS=$(abspath $(RESULTS)) $(BIN)/jupyter nbconvert --execute --no-input --to html \
+		--output-dir runs notebooks/*.ipynb
 
-$(STAMP): pyproject.toml
-	@echo "Setting up .venv (first use; a few minutes) ..."
+# The wheel and the sdist, into dist/.
+dist: .venv/.dev
+	$(BIN)/python -m build
+
+.venv/.%: pyproject.toml
+	@echo "Installing into .venv (first use; a few minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev,fast,onnx,search]"
+	$(BIN)/python -m pip install --quiet --editable ".[$*,fast,onnx,search]"
 	@touch $@
 
+# Remove environments, caches and what was built.
 clean:
-	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-oldest build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -5,7 +5,10 @@ python experiments/compare.py OUT --by model.norm --reference none [--within dat
 
 import sys
 
-from sse.cli.compare import run
+from sse.common.errors import script_imports
+
+with script_imports():
+    from sse.cli.compare import run
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -5,7 +5,10 @@ See --help; a sweep's file is described in sse/sweeps/grid.py, its tables in sse
 
 import sys
 
-from sse.cli.sweep import run
+from sse.common.errors import script_imports
+
+with script_imports():
+    from sse.cli.sweep import run
 
 if __name__ == "__main__":
     sys.exit(run())

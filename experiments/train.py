@@ -7,19 +7,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sse.common.errors import one_line
+from sse.common.errors import one_line, script_imports
 from sse.common.signals import stopped_with
-from sse.training.options import check, parse
-from sse.training.processes import one_voice
-from sse.training.run import (
-    build,
-    evaluate,
-    export_run,
-    fit,
-    open_folder,
-    read_collections,
-    read_data,
-)
+
+with script_imports():  # these need the extra `train`
+    from sse.training.options import check, parse
+    from sse.training.processes import one_voice
+    from sse.training.run import (
+        build,
+        evaluate,
+        export_run,
+        fit,
+        open_folder,
+        read_collections,
+        read_data,
+    )
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 The names below are loaded on first use, so `import sse` costs nothing and brings no torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sse.common.errors import import_extra
 from sse.common.version import __version__
 
 if TYPE_CHECKING:
@@ -29,4 +29,4 @@ __all__ = ["SSE", "Encoder", "SSEModel", "UserError", "__version__", "export", "
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'sse' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_extra(_HOMES[name]), name)

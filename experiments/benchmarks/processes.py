@@ -3,82 +3,75 @@
     python -m experiments.benchmarks.processes --paths pairs.jsonl --tokenizer tokenizer.json
         [--processes 2]
 
-One process of one thread trains on B pairs a step, N processes of one thread each on B pairs each,
-every query against the documents of all: N times the pairs, and N times the loss's work for each.
-Linear is N times the pairs/s. The same batches of N * B pairs on one process are the third figure:
-what the processes are worth for one and the same training. All take turns; start-up is not timed.
+One process of one thread trains on B pairs per step. N processes of one thread each train on B
+pairs each, every query against the documents of all: N times the pairs, and N times the loss's work
+for each. Linear is N times the pairs/s. The third figure is one process with batches of N * B
+pairs: the same training. Start-up is not timed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+from experiments.benchmarks import harness
 from sse.common.errors import UserError, one_line
-from sse.common.files import write_json
 
-STEPS, WARMUP = 60, 10
+WARMUP = 10
+Measured = dict[str, Any]
 
 
 @one_line
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks.processes", description=__doc__
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--paths", nargs="+", required=True, help="files of pairs")
-    parser.add_argument("--tokenizer", required=True, help="tokenizer.json or hub name")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=512, help="pairs per process")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="file for the results")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    made = harness.parser("processes", __doc__)
+    add = made.add_argument
+    add("--paths", nargs="+", required=True, help="files of pairs")
+    add("--tokenizer", required=True, help="tokenizer.json or hub name")
+    add("--processes", type=int, default=2)
+    add("--batch", type=int, default=512, help="pairs per process")
+    add("--rounds", type=int, default=3)
+    add("--steps", type=int, default=60, help="timed steps")
+    add("--one", action="store_true", help=argparse.SUPPRESS)
+    quick = {"batch": 16, "rounds": 1, "steps": 2}
+    options = harness.parse(made, arguments, quick, "processes", "batch", "rounds", "steps")
     if options.one:
-        found = _measure(options)
-        if found:
-            print(json.dumps(found))  # noqa: T201
+        if measured := measure(options):
+            print(json.dumps(measured))
         return
-    rounds = []
-    for number in range(options.rounds):
-        n, b = options.processes, options.batch
-        kinds = ((1, b), (n, b), (1, n * b))
-        rounds.append([_run(count, size, options) for count, size in kinds])
-        rates = [f"{found['pairs_per_second']:,.0f}" for found in rounds[-1]]
-        line = f"round {number + 1}: {', '.join(rates)} pairs/s"
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
-    facts = _summary(rounds, options.processes, options.batch)
-    if options.json:
-        write_json(options.json, facts)
+    n, b = options.processes, options.batch
+    details: dict[str, list[Measured]] = {}
+
+    def turn(count: int, size: int) -> float:
+        details.setdefault(f"{count} x {size}", []).append(run(count, size, options))
+        return details[f"{count} x {size}"][-1]["pairs_per_second"]
+
+    kinds = {f"{c} x {s}": (c, s) for c, s in ((1, b), (n, b), (1, n * b))}
+    calls = {head: lambda kind=kind: turn(*kind) for head, kind in kinds.items()}
+    facts = {
+        **harness.what_ran(),
+        **summary(harness.turns(calls, options.rounds, warmup=0), details, n),
+    }
+    harness.finish(facts, table(facts), options.json)
 
 
-def _run(processes: int, batch: int, options: argparse.Namespace) -> dict[str, Any]:
+def run(processes: int, batch: int, options: argparse.Namespace) -> Measured:
     """One measurement with `processes` fresh processes of one thread and `batch` pairs each."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [
-        "--nproc_per_node",
-        str(processes),
-        "-m",
-        "experiments.benchmarks.processes",
-        "--one",
-    ]
-    command += ["--tokenizer", options.tokenizer, "--batch", str(batch)]
-    command += ["--paths", *options.paths]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+    command += ["-m", "experiments.benchmarks.processes", "--one", "--steps", options.steps]
+    command += ["--tokenizer", options.tokenizer, "--batch", batch, "--paths", *options.paths]
+    done = harness.fresh(command, OMP_NUM_THREADS="1")
     if done.returncode:
         raise UserError(f"{processes} processes failed: {done.stderr.strip()[-500:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    measured: Measured = json.loads(done.stdout.strip().splitlines()[-1])
+    harness.say(f"{processes} x {batch}: {measured['pairs_per_second']:,.0f} pairs/s")
+    return measured
 
 
 class Clock:
@@ -104,7 +97,7 @@ class Clock:
         return timed
 
 
-def _measure(options: argparse.Namespace) -> dict[str, Any] | None:
+def measure(options: argparse.Namespace) -> Measured | None:
     """The bare training step of this process; the first process returns what it took."""
     import torch
 
@@ -125,7 +118,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any] | None:
     module = SSEModule()
     module.build(data.tokenizer)
     module.shard()
-    batches = PairBatches(data.sets, data.plan(0, world)[: STEPS + WARMUP])
+    batches = PairBatches(data.sets, data.plan(0, world)[: options.steps + WARMUP])
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, eps=1e-10, fused=True)
     clock, start, pairs = Clock(), 0.0, 0
     kind: Any = column_parallel._GatherColumns
@@ -147,44 +140,48 @@ def _measure(options: argparse.Namespace) -> dict[str, Any] | None:
             optimizer.step()
             optimizer.zero_grad()
         pairs += batch["pairs"] if step >= WARMUP else 0
-    seconds = time.perf_counter() - start
+    spent = time.perf_counter() - start
     distributed.highest([0])  # nobody leaves while another still trains
     distributed.leave()
     if rank:
         return None
+    if not pairs:
+        raise UserError(f"--paths: fewer than {WARMUP + 1} batches; give more pairs")
     parts = {k: 1e3 * v / (len(batches) - WARMUP) for k, v in clock.seconds.items()}
-    return {"pairs_per_second": pairs / seconds, "milliseconds": parts}
+    return {"pairs_per_second": pairs / spent, "milliseconds": parts}
 
 
-def _summary(rounds: list[list[dict[str, Any]]], processes: int, batch: int) -> dict[str, Any]:
-    """Print the table; return what the JSON holds."""
-    kinds = range(3)
-    rates = [median(r[k]["pairs_per_second"] for r in rounds) for k in kinds]
-    by_one, by_same = (
-        median(r[1]["pairs_per_second"] / r[k]["pairs_per_second"] for r in rounds) for k in (0, 2)
-    )
-    heads = [f"1 x {batch}", f"{processes} x {batch}", f"1 x {processes * batch}"]
-    lines = [f"{'ms a step, median':24}" + "".join(f"{head:>12}" for head in heads)]
-    parts: dict[str, list[float]] = {}
-    for name in rounds[0][1]["milliseconds"]:
-        parts[name] = [median(r[k]["milliseconds"].get(name, 0.0) for r in rounds) for k in kinds]
-        lines.append(f"{name:24}" + "".join(f"{value:>12.1f}" for value in parts[name]))
-    lines.append(f"{'pairs/s':24}" + "".join(f"{rate:>12,.0f}" for rate in rates))
-    lines.append(
-        f"{processes} processes: {by_one / processes:.2f} of linear, and {by_same:.2f} times one "
-        "process with the same batches"
-    )
-    print("\n".join(lines))  # noqa: T201
+def summary(
+    rates: dict[str, list[float]], details: dict[str, list[Measured]], processes: int
+) -> Measured:
+    """What the JSON holds."""
+    one, many, same = rates
+    names = details[one][0]["milliseconds"]
     return {
-        "command": f"python -m experiments.benchmarks.processes "
-        f"--processes {processes} --batch {batch}",
-        "columns": heads,
-        "pairs_per_second": rates,
-        "of_linear": round(by_one / processes, 3),
-        "ratio_to_one_process_with_the_same_batches": round(by_same, 3),
-        "milliseconds": parts,
-        "rounds": rounds,
+        "columns": list(rates),
+        "pairs_per_second": [median(values) for values in rates.values()],
+        "of_linear": round(harness.ratio(rates[many], rates[one]) / processes, 3),
+        "ratio_to_one_process_with_the_same_batches": round(
+            harness.ratio(rates[many], rates[same]), 3
+        ),
+        "milliseconds": {
+            name: [median(r["milliseconds"].get(name, 0.0) for r in details[k]) for k in rates]
+            for name in names
+        },
+        "rounds": details,
     }
+
+
+def table(facts: Measured) -> str:
+    """A row per part of a step."""
+    rows = [[name, *(f"{v:.1f}" for v in vs)] for name, vs in facts["milliseconds"].items()]
+    rows.append(["pairs/s", *(f"{rate:,.0f}" for rate in facts["pairs_per_second"])])
+    return (
+        harness.markdown(["ms per step, median", *facts["columns"]], rows)
+        + f"\n\n{facts['columns'][1]}: {facts['of_linear']:.2f} of linear, and "
+        f"{facts['ratio_to_one_process_with_the_same_batches']:.2f} times one process with the "
+        "same batches"
+    )
 
 
 if __name__ == "__main__":

@@ -1,21 +1,71 @@
-"""The engines of the search benchmark: the 10 best of normalised vectors, by the cosine."""
+"""Queries per second of search engines, by dimension: the 10 best of normalised vectors.
+
+    python -m experiments.benchmarks.search [--documents N] [--rounds N]
+
+Queries go one at a time and 100 together. faiss searches as `sse.serving.index` does.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.benchmarks import harness
+from sse.common.errors import one_line
 from sse.serving.index import threads_for
 
 K = 10
+DIMS = (1024, 512, 256, 128)
 Find = Callable[[NDArray[np.float32]], Any]
 
 
-def engines(vectors: NDArray[np.float32], say: Callable[[str], None]) -> dict[str, Find]:
-    """Each installed engine over `vectors` (n, d); those missing are named to `say`."""
+@one_line
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print the table, write JSON."""
+    made = harness.parser("search", __doc__)
+    made.add_argument("--documents", type=int, default=100_000, help="vectors to search in")
+    made.add_argument("--rounds", type=int, default=5)
+    args = harness.parse(made, arguments, {"documents": 2000, "rounds": 1}, "documents", "rounds")
+    results = {**harness.what_ran(), "search": searches(args.documents, args.rounds)}
+    harness.finish(results, table(results["search"]), args.json)
+
+
+def searches(documents: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Queries per second by engine and dimension."""
+    generator = np.random.default_rng(0)
+    out: dict[str, dict[str, float]] = {}
+    for dim in DIMS:
+        vectors, queries = (
+            generator.standard_normal((n, dim), np.float32) for n in (documents, 100)
+        )
+        for x in (vectors, queries):
+            x /= np.linalg.norm(x, axis=1, keepdims=True)
+        for name, find in engines(vectors).items():
+            one = [harness.seconds(lambda q=q, f=find: f(q[None])) for q in queries[: 5 * rounds]]
+            many = [harness.seconds(lambda q=queries, f=find: f(q)) for _ in range(rounds)]
+            out.setdefault(f"{name}, one at a time", {})[str(dim)] = 1 / median(one)
+            out.setdefault(f"{name}, 100 together", {})[str(dim)] = 100 / median(many)
+        harness.say(f"searched {documents:,} vectors of {dim}")
+    return out
+
+
+def table(found: dict[str, dict[str, float]]) -> str:
+    """A row per engine."""
+    head = ["queries/s", *(f"{d} d" for d in DIMS), "512 / 1024"]
+    rows = [
+        [name, *(f"{v[str(d)]:,.0f}" for d in DIMS), f"{v['512'] / v['1024']:.1f}x"]
+        for name, v in found.items()
+    ]
+    return harness.markdown(head, rows)
+
+
+def engines(vectors: NDArray[np.float32]) -> dict[str, Find]:
+    """Each installed engine over `vectors` (n, d); the others are named in the progress."""
     made: dict[str, Find] = {}
     for name, make in (
         ("numpy", _numpy),
@@ -27,7 +77,7 @@ def engines(vectors: NDArray[np.float32], say: Callable[[str], None]) -> dict[st
         try:
             made[name] = make(vectors)
         except ImportError as error:
-            say(f"left out: {name} ({error})")
+            harness.say(f"left out: {name} ({error})")
     return made
 
 
@@ -49,7 +99,6 @@ def _torch(vectors: NDArray[np.float32]) -> Find:
 
 
 def _faiss_exact(vectors: NDArray[np.float32]) -> Find:
-    """As `sse.serving.index` does it."""
     import faiss
 
     def find(queries: NDArray[np.float32]) -> Any:
@@ -60,11 +109,9 @@ def _faiss_exact(vectors: NDArray[np.float32]) -> Find:
 
 
 def _faiss_binary(vectors: NDArray[np.float32]) -> Find:
-    """As `sse.serving.index` does it."""
     import faiss
 
-    codes = np.packbits(vectors > 0, axis=1)
-    small = vectors.astype(np.float16)
+    codes, small = np.packbits(vectors > 0, axis=1), vectors.astype(np.float16)
 
     def find(queries: NDArray[np.float32]) -> Any:
         with threads_for(faiss, len(queries)):
@@ -79,3 +126,7 @@ def _usearch(vectors: NDArray[np.float32]) -> Find:
     from usearch.index import MetricKind, search
 
     return lambda queries: search(vectors, queries, K, MetricKind.IP, exact=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

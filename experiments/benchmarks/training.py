@@ -1,11 +1,10 @@
 """Training speed and memory against other trainers: the same pairs, table, loss and batch.
 
-    python -m experiments.benchmarks.training --paths pairs.jsonl.gz [more] --tokenizer
-        tokenizer.json
+    python -m experiments.benchmarks.training --paths pairs.jsonl.gz [more]
+        --tokenizer tokenizer.json
 
-Every measurement is a process of its own, with the settings its users get, and the systems take
-turns, so a machine whose speed drifts slows them alike; what is printed is the median over rounds.
-Start-up and imports are not timed. Two figures a batch size, and the process's peak memory:
+Every measurement is a process of its own, with the settings its users get. Start-up and imports are
+not timed. Two figures per batch size, and the process's peak memory:
 
     cached    pairs/s over some steps of tokens that lie in the token cache
     raw       pairs/s over one epoch, reading, tokenising and planning included
@@ -18,29 +17,27 @@ logits cannot fit in the memory is not started; one that runs out of it all the 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
 import resource
-import subprocess
 import sys
-import time
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
-from experiments.benchmarks.training_report import plot, table
+from experiments.benchmarks import harness
 from sse.common.errors import UserError, one_line
-from sse.common.files import write_json
 
-SYSTEMS = ("sse", "bare loop", "eager Lightning", "sentence-transformers", "model2vec")
-NEEDS = {"sentence-transformers": "accelerate", "model2vec": "model2vec"}
+BASE = "sentence-transformers"
+SYSTEMS = ("sse", "bare loop", "eager Lightning", BASE, "model2vec")
+NEEDS = {BASE: "accelerate", "model2vec": "model2vec"}
 NO_CACHE, NO_READER = ("model2vec",), ("bare loop",)  # without a `cached`, a `raw` figure
-BATCHES = (512, 4096, 16384, 65536)
-# B x B float32 matrices alive at once: two a Matryoshka dim in the graph and two in hand; one dim
+# B x B float32 matrices alive at once: two per Matryoshka dim in the graph and two in hand; one dim
 # in model2vec. Ours are tiles, linear in B.
-MATRICES = {"eager Lightning": 12, "sentence-transformers": 12, "model2vec": 4}
+MATRICES = {"eager Lightning": 12, BASE: 12, "model2vec": 4}
 SHARE = 0.9  # of the free memory that a process may take
+QUICK = {"batches": [16], "pairs": 64, "rounds": 1, "steps": 2, "systems": ["sse", "bare loop"]}
 
 
 class Size(NamedTuple):
@@ -53,83 +50,77 @@ class Size(NamedTuple):
     rounds: int
 
     @classmethod
-    def of(cls, batch: int, have: int, pairs: int, rounds: int) -> Size:
+    def of(cls, batch: int, have: int, pairs: int, rounds: int, most: int = 10**9) -> Size:
         """Some 20,000 pairs of those we have; past 4,096 the loss is nearly all, so one round."""
-        steps = max(1, min(20_000, have // 2) // batch)
+        steps = min(most, max(1, min(20_000, have // 2) // batch))
         large = batch > 4096
         epoch = 0 if large else max(2, min(pairs, have) // batch) * batch
         return cls(batch, steps, 0 if large else max(1, steps // 5), epoch, 1 if large else rounds)
 
 
 @one_line
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure, print a table, write JSON and a PNG."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks.training", description=__doc__
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--paths", nargs="+", required=True, help="files of pairs")
-    parser.add_argument("--tokenizer", required=True, help="tokenizer.json or hub name")
-    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help="pairs a step")
-    parser.add_argument("--pairs", type=int, default=30_000, help="pairs of the raw epoch")
-    parser.add_argument("--rounds", type=int, default=2, help="of batches up to 4,096; then one")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
-    parser.add_argument("--json", type=Path, help="file for the results; the plot goes beside it")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    made = harness.parser("training", __doc__)
+    add = made.add_argument
+    add("--paths", nargs="+", required=True, help="files of pairs")
+    add("--tokenizer", required=True, help="tokenizer.json or hub name")
+    batches = [512, 4096, 16384, 65536]
+    add("--batches", nargs="+", type=int, default=batches, help="pairs per step")
+    add("--pairs", type=int, default=30_000, help="pairs of the raw epoch")
+    add("--rounds", type=int, default=2, help="of batches up to 4,096; then one")
+    add("--steps", type=int, default=10**9, help="timed steps at most")
+    add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    add("--one", help=argparse.SUPPRESS)
+    options = harness.parse(made, arguments, QUICK, "rounds", "steps")
     if options.one:
-        print(json.dumps(_measure(**json.loads(options.one))))  # noqa: T201
+        print(json.dumps(measure(**json.loads(options.one))))
         return
     for system in options.systems:
         if (needed := NEEDS.get(system)) and importlib.util.find_spec(needed) is None:
             raise UserError(f"{system}'s trainer needs {needed}: pip install '.[peers]'")
-    if min(options.batches) < 2 or options.rounds < 1:
-        raise UserError("give --batches of at least 2 and --rounds of at least 1")
-    facts = measure(options)
-    print(table(facts))  # noqa: T201
+    if min(options.batches) < 2:
+        raise UserError("--batches: give at least 2")
+    facts = {**harness.what_ran(), **compare(options)}
+    harness.finish(facts, table(facts), options.json)
     if options.json:
-        write_json(options.json, facts)
-        plot(facts, options.json.with_suffix(".png"))
+        harness.figure(options.json.with_suffix(".png"), panels(facts), log=True)
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """What the JSON holds; `results` has a row a batch size, kind and system."""
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """`results` has a row per batch size, kind and system."""
     paths, have, left_out = large_enough(options.paths, max(options.batches))
-    sizes = [Size.of(batch, have, options.pairs, options.rounds) for batch in options.batches]
     if left_out:
-        _tell(f"too few pairs for the largest batch, left out: {', '.join(left_out)}")
-    rows: dict[tuple[int, str, str], dict[str, Any]] = {}
-    for size in sizes:
+        harness.say(f"too few pairs for the largest batch, left out: {', '.join(left_out)}")
+    rows: list[dict[str, Any]] = []
+    for batch in options.batches:
+        size = Size.of(batch, have, options.pairs, options.rounds, options.steps)
+        own = {
+            (kind, system): {"batch": batch, "kind": kind, "system": system,
+                             "pairs_per_second": [], "peak_mib": []}
+            for kind in (("cached", "raw") if size.epoch else ("cached",))
+            for system in options.systems
+            if has(system, kind)
+        }  # fmt: skip
+        rows += own.values()
         for number in range(size.rounds):
-            for kind in ("cached", "raw"):
-                for system in options.systems:
-                    if (kind == "raw" and not size.epoch) or not _has(system, kind):
-                        continue
-                    key = (size.batch, kind, system)
-                    row = rows.setdefault(key, {"pairs_per_second": [], "peak_mib": []})
-                    found = _run(system, kind, size, paths, options.tokenizer)
-                    if "failed" in found:
-                        row |= found
+            for (kind, system), row in own.items():
+                measured = run(system, kind, size, paths, options.tokenizer)
+                harness.say(f"batch {batch}, round {number + 1}: {system}, {kind}: {measured}")
+                for name, value in measured.items():
+                    if name == "failed":
+                        row[name] = value
                     else:
-                        for name, value in found.items():
-                            row[name].append(value)
-                    _tell(f"batch {size.batch}, round {number + 1}: {system}, {kind}: {found}")
-    names = ("torch", "lightning", "sentence-transformers", "model2vec", "tokenizers")
+                        row[name].append(value)
     return {
-        "command": "python -m experiments.benchmarks.training --paths PAIRS --tokenizer TOKENIZER "
-        f"--batches {' '.join(map(str, options.batches))} --pairs {options.pairs} "
-        f"--rounds {options.rounds}",
         "sets": [Path(path.split("?")[0]).name for path in paths],
-        "results": [
-            {"batch": batch, "kind": kind, "system": system, **row}
-            for (batch, kind, system), row in rows.items()
-        ],
         "processors": len(os.sched_getaffinity(0)),
-        "versions": {name: _version(name) for name in names},
+        "results": rows,
     }
 
 
-def _has(system: str, kind: str) -> bool:
+def has(system: str, kind: str) -> bool:
+    """Whether a system has a figure of a kind."""
     return system not in (NO_CACHE if kind == "cached" else NO_READER)
 
 
@@ -154,52 +145,35 @@ def large_enough(paths: list[str], batch: int) -> tuple[list[str], int, list[str
     return kept, have, [Path(path).name for path in paths if path not in kept]
 
 
-def _run(system: str, kind: str, size: Size, paths: list[str], tokenizer: str) -> dict[str, Any]:
+def run(system: str, kind: str, size: Size, paths: list[str], tokenizer: str) -> dict[str, Any]:
     """One fresh process: pairs/s and peak MiB, or why there is none."""
     free = available()
     need = MATRICES.get(system, 0) * 4 * size.batch**2
     if need > SHARE * free:
         return {"failed": f"not started: needs {need / 2**30:,.0f} GiB of {free / 2**30:,.0f} free"}
-    given: dict[str, Any] = {"system": system, "kind": kind, "size": size, "paths": paths}
-    given |= {"tokenizer": tokenizer, "memory": int(SHARE * free)}
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.benchmarks.training",
-        "--paths",
-        "-",
-        "--tokenizer",
-        "-",
-    ]
-    command += ["--one", json.dumps(given)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    one = {"system": system, "kind": kind, "size": size, "paths": paths, "tokenizer": tokenizer}
+    one |= {"memory": int(SHARE * free)}
+    command = ["-m", "experiments.benchmarks.training", "--paths", "-", "--tokenizer", "-"]
+    done = harness.fresh([*command, "--one", json.dumps(one)])
     if done.returncode == 0:
-        found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        return found
+        measured: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return measured
     error = done.stderr.strip()
     if done.returncode < 0 or "allocate" in error or "MemoryError" in error:
         return {"failed": f"out of memory ({SHARE * free / 2**30:,.0f} GiB given)"}
     raise UserError(f"{system} ({kind}, batch {size.batch}) failed: {error[-500:]}")
 
 
-def _measure(
+def measure(
     system: str, kind: str, size: list[int], paths: list[str], tokenizer: str, memory: int
 ) -> dict[str, float]:
     """One measurement in this process, which may take `memory` bytes."""
-    from experiments.benchmarks import training_peers as bench_training_peers
-    from experiments.benchmarks import training_systems as bench_training_systems
+    from experiments.benchmarks import training_peers
 
     resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.RLIM_INFINITY))
-    found = {
-        "sse": bench_training_systems.ours,
-        "bare loop": bench_training_systems.bare_loop,
-        "eager Lightning": bench_training_systems.eager,
-        "sentence-transformers": bench_training_peers.sentence_transformers,
-        "model2vec": bench_training_peers.model2vec,
-    }
-    seconds, pairs = found[system](kind, Size(*size), paths, tokenizer)
+    spent, pairs = training_peers.SYSTEMS[system](kind, Size(*size), paths, tokenizer)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
-    return {"pairs_per_second": round(pairs / seconds, 1), "peak_mib": round(peak / 1024, 1)}
+    return {"pairs_per_second": round(pairs / spent, 1), "peak_mib": round(peak / 1024, 1)}
 
 
 def available() -> int:
@@ -209,16 +183,39 @@ def available() -> int:
     return 1024 * int(fields["MemAvailable"].split()[0])
 
 
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def table(facts: dict[str, Any]) -> str:
+    """A row per batch size, kind and system; a system that did not run says why."""
+    rows = facts["results"]
+    base = {(r["batch"], r["kind"]): r for r in rows if r["system"] == BASE}
+    lines = []
+    for row in rows:
+        head = [f"{row['batch']:,} {row['kind']} {row['system']}"]
+        if "failed" in row:
+            lines.append([*head, row["failed"], "", ""])
+            continue
+        rates, peer = row["pairs_per_second"], base.get((row["batch"], row["kind"]))
+        x = (
+            f"{harness.ratio(rates, peer['pairs_per_second']):.2f}"
+            if peer and "failed" not in peer
+            else ""
+        )
+        lines.append([*head, f"{median(rates):,.0f}", x, f"{median(row['peak_mib']):,.0f}"])
+    return harness.markdown(["batch, from, system", "pairs/s", f"x {BASE}", "peak MiB"], lines)
 
 
-def _tell(line: str) -> None:
-    stamp = time.strftime("%H:%M:%S")
-    print(f"{stamp} {line}", file=sys.stderr, flush=True)  # noqa: T201
+def panels(facts: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Pairs/s from the cache and from text, and peak memory, by batch size and system."""
+    out: dict[str, dict[str, dict[str, float]]] = {}
+    for kind, quantity, title in (
+        ("cached", "pairs_per_second", "pairs/s, steps alone"),
+        ("raw", "pairs_per_second", "pairs/s from raw text"),
+        ("cached", "peak_mib", "peak memory, MiB"),
+    ):
+        for row in facts["results"]:
+            if row["kind"] == kind and "failed" not in row:
+                own = out.setdefault(title, {}).setdefault(row["system"], {})
+                own[f"batch {row['batch']:,}"] = median(row[quantity])
+    return out
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def backward(
 
 
 def share(dx: Tensor, offsets: Tensor, table: torch.dtype) -> Tensor:
-    """What one token of each bag receives, dx / max(length, 1), in the accumulator's dtype.
+    """The gradient of each token of a bag, dx / max(length, 1), in the accumulator's dtype.
 
     Shares in the table's 16 bits would halve the reads, but bfloat16's rounding of them grows where
     a row's sum cancels, and float16 loses small gradients to underflow.
@@ -113,7 +113,7 @@ def table_gradient(
 ) -> Tensor:
     """New gradient (V, D): row v is the sum of shares over the bags of token v.
 
-    `atomic` is the Triton path's; here the order is fixed at no cost.
+    `atomic` belongs to the Triton path: here a fixed order costs nothing.
     """
     if ids.numel() and shares.dtype == torch.float64 and shares.device.type == "cpu":
         # ATen has no fast float64 embedding_bag: here its own backward is the faster of the two.

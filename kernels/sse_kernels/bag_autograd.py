@@ -46,7 +46,7 @@ class BagDyt(torch.autograd.Function):
         offsets: Tensor,
         options: Options,
     ) -> Tensor:
-        """Pool and gate; saves the mean, not the (N, D) rows."""
+        """Result (B, D); the means are kept for the backward pass."""
         y, x, t = options.path.forward(weight, ids, offsets, alpha, beta, bias, True)
         ctx.save_for_backward(x, t, ids, offsets, alpha, beta, bias)
         ctx.options, ctx.weight = options, _remember(weight, options)
@@ -66,11 +66,11 @@ class BagDyt(torch.autograd.Function):
 
 
 class BagMean(torch.autograd.Function):
-    """`bag_mean`."""
+    """`bag_mean` with its backward."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, ids: Tensor, offsets: Tensor, options: Options) -> Tensor:
-        """Pool."""
+        """Means of the bags."""
         ctx.save_for_backward(ids, offsets)
         ctx.options, ctx.weight = options, _remember(weight, options)
         return options.path.pool(weight, ids, offsets)

@@ -1,4 +1,4 @@
-"""The Triton path: what `host` does, in Triton's kernels. `paths.py` imports it on first use."""
+"""The Triton path: the functions of `bag_aten`, in Triton's kernels; imported on first use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def config(dim: int, itemsize: int) -> dict[str, int]:
 
 
 def line_warps(dim: int) -> int:
-    """Warps for one float32 row at a time, 16 bytes a thread."""
+    """Warps for one float32 row at a time, 16 bytes per thread."""
     return max(min(block(dim) // 128, 8), 1)
 
 
@@ -54,7 +54,7 @@ def forward(
     bias: Tensor,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`host.forward` in one kernel. x is in the accumulator's dtype, t is empty: recomputed."""
+    """`bag_aten.forward` in one kernel. x is in the accumulator's dtype; t is empty: recomputed."""
     out = torch.promote_types(weight.dtype, alpha.dtype)
     gate = (alpha.contiguous(), beta.contiguous(), bias.contiguous())
     y, x = _pool_gate(weight, ids, offsets, gate, out, keep)
@@ -102,7 +102,7 @@ def backward(
     bias: Tensor,
     table: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`host.backward` in one kernel and one sum over its programs' partial sums."""
+    """`bag_aten.backward` in one kernel and one sum over its programs' partial sums."""
     gate = (alpha.contiguous(), beta.contiguous(), bias.contiguous())
     shares, partial = _gate_grad(dy, x, offsets, gate, table)
     dalpha, dbeta, dbias = partial.sum(1).to(alpha.dtype)
@@ -110,7 +110,7 @@ def backward(
 
 
 def share(dy: Tensor, offsets: Tensor, table: torch.dtype) -> Tensor:
-    """`host.share`."""
+    """Share of one token, as `bag_aten.share` gives it."""
     return _gate_grad(dy, dy, offsets, None, table)[0]
 
 
@@ -148,7 +148,7 @@ def table_gradient(
     table: torch.dtype,
     atomic: bool = False,
 ) -> Tensor:
-    """`host.table_gradient`; with `atomic` by float atomics, with no plan and no fixed order."""
+    """New gradient (V, D); with `atomic` by float atomics, without plan and fixed order."""
     dim = shares.shape[1]
     if not atomic:
         grad = shares.new_empty(vocab, dim, dtype=table)

@@ -34,7 +34,7 @@ def check_table(weight: Tensor, ids: Tensor) -> None:
 
 def check_gate(weight: Tensor, alpha: Tensor, beta: Tensor, bias: Tensor) -> None:
     """Raise TypeError or ValueError unless alpha, beta and bias are (D,), of one floating dtype."""
-    if (  # the whole test of a call that is right, so that it costs little
+    if (  # one test for a correct call, so that it costs little
         alpha.shape == beta.shape == bias.shape
         and alpha.dtype == beta.dtype == bias.dtype
         and alpha.device == beta.device == bias.device == weight.device

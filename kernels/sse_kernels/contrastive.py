@@ -7,7 +7,7 @@ P_k = dloss/dS_k (softmax - target, weighted, over B):
     dloss/dG_k[ij]  = P_k s / (|q_i| |d_j|)
     dloss/d|q_i|^2  = -sum_j P_k S_k / (2 |q_i|^2), and the same for d by columns
 
-Forward keeps log-sum-exps, a float a row and dim; backward recomputes the logits a tile at a time.
+Forward keeps log-sum-exps, one float per row and dim. Backward recomputes the logits by tiles.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ def matryoshka_contrastive(
 ) -> Tensor:
     """Sum over `dims` of the weighted in-batch cross-entropy of cosines; a scalar.
 
-    Memory is linear in the batch: beside the inputs and their gradients some 6 floats a row and
-    dim. Gradients repeat to the bit.
+    Memory is linear in the batch: some 6 floats per row and dim beside inputs and gradients.
+    Gradients repeat to the bit.
 
     Args:
         query: (B, D) float32, bfloat16, float16 or float64; sums are held in float32 (float64).
         documents: (M, D), M >= first + B: positives of P >= first + B pairs, row first + i that of
             query i, then any hard negatives.
         dims: prefixes of D, each once.
-        weights: one a dim, 1 by default.
+        weights: one per dim, 1 by default.
         scale: inverse temperature of the cosine.
         symmetric: add document -> query over the B = P positives, and halve.
-        text_ids: integer ids of the pairs' query texts (P,) and of the document texts (M,).
-            Document j is no negative of query i where it says what positive i or query i says, or
-            where query j says what query i says.
+        text_ids: integer ids of the query texts (P,) and of the document texts (M,). Equal
+            ids are equal texts. Document j is no negative of query i where its text equals positive
+            i or query i, or where queries i and j are equal.
         first: the pair of the first query.
         label_smoothing: share of the target spread evenly over the candidates that count.
         precision: of float32 products: `ieee`; `tf32`, 10 bits; `tf32x3`, three tf32 products,

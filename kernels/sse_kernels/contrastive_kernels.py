@@ -1,8 +1,8 @@
 """The Triton kernels of the Matryoshka contrastive loss; `contrastive.py` has the derivation.
 
 Both walk tiles of the logits, S_k = G_k * inverse_x * inverse_y, where G_k, the Gram matrix of the
-first k column blocks, is a running sum in registers. No tile outlives its turn: what is kept are
-vectors, one a dim, and in the backward pass the gradient of the program's own rows.
+first k column blocks, is a running sum in registers. No tile is kept:
+what is written are vectors, one per dim, and in the backward pass the gradient of the own rows.
 
 - `contrastive_lse`: a program per BM rows of x and span of y's rows: online log-sum-exp for each
   dim. The spans' parts are brought together outside.

@@ -19,7 +19,7 @@ NORM_FLOOR = 1e-24  # squared: F.normalize's 1e-12, below which no gradient flow
 
 
 class Side(NamedTuple):
-    """The queries, or the documents, and what the kernels know of each row.
+    """The queries, or the documents, with the norms of each row's prefixes.
 
     x (n, D); inverse (K, n) one over the norm of each prefix, the queries' times the scale;
     flow (K, n) one over the squared norm, 0 below the floor; ids (3, n) or empty.
@@ -87,7 +87,7 @@ def softmax(
 
 
 class Target(NamedTuple):
-    """The softmaxes of both sides, None where a side has none, and what smoothing spreads."""
+    """Log-sum-exps of both sides, and what smoothing spreads to each row; None: there is none."""
 
     x: Tensor | None
     y: Tensor | None
@@ -114,12 +114,12 @@ def gradient(
         grad[:, bounds[-1] :] = 0
     sizes = backward_sizes(x.x.dtype, precision)
     none = x.inverse
-    given = [none if t is None else t for t in target[:4]]
+    sides = [none if t is None else t for t in target[:4]]
     for first in range(0, bounds[-1], GROUP):
         cut = chunks(bounds, sizes["BD"], first, first + GROUP)
         with _device_of(x.x):
             kernels.contrastive_grad[(triton.cdiv(rows, sizes["BM"]),)](
-                x.x, y.x, edges, weights, x.inverse, y.inverse, x.flow, *given, x.ids, y.ids, grad,
+                x.x, y.x, edges, weights, x.inverse, y.inverse, x.flow, *sides, x.ids, y.ids, grad,
                 rows, columns, x.x.stride(0), y.x.stride(0), grad.stride(0), shift,
                 CHUNKS=cut, K=k, KP=triton.next_power_of_2(k),
                 WHOLE=whole(bounds, sizes["BD"]), N_CHUNKS=len(cut), OF_X=target.x is not None,

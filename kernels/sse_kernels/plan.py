@@ -65,7 +65,7 @@ def plan_bags(ids: Tensor, offsets: Tensor, vocab: int) -> BagPlan:
 
 
 def build_plan(ids: Tensor, offsets: Tensor, vocab: int) -> BagPlan:
-    """`plan_bags` for ids already checked."""
+    """`plan_bags` without its checks."""
     total = ids.numel()
     if total >= 2**31 - CHUNK:
         raise ValueError(f"{total} tokens in one batch: a plan counts them in 32 bits; split it")

@@ -33,7 +33,7 @@ class TableGrad:
 
     The conditions:
 
-    - One `TableGrad` serves one weight. A second weight is refused while the first one lives.
+    - One `TableGrad` serves one weight. A second one is refused while the first has its gradient.
     - `weight` is a leaf, and its gradient is read from `weight.grad`: `torch.autograd.grad` gets
       none from the op, and hooks on weight would not run (where there are any, an error says so).
     - Clone `weight.grad` to keep it past the next backward pass. Changing the whole of it in place
@@ -49,9 +49,6 @@ class TableGrad:
 
     def usable(self, weight: Tensor) -> bool:
         """Whether the op may write for this weight; ValueError where a gradient would be wrong."""
-        first = self._weight() if self._weight is not None else None
-        if first is not None and first is not weight:  # both `.grad` would be one memory
-            raise ValueError("table_grad= serves another weight: make one TableGrad for each")
         if not weight.is_leaf:
             raise ValueError("table_grad= needs a leaf weight; it is the result of an operation")
         if weight._backward_hooks or weight._post_accumulate_grad_hooks:
@@ -79,6 +76,9 @@ class TableGrad:
             self._hit |= plan.starts.diff() > 0
 
     def _replace(self, weight: Tensor, shares: Tensor, plan: BagPlan, path: ModuleType) -> None:
+        first = self._weight() if self._weight is not None else None
+        if first is not None and first is not weight and first.grad is self._buffer is not None:
+            raise ValueError("table_grad= holds another weight's gradient: make one for each")
         self._weight = weakref.ref(weight)
         hit = plan.starts.diff() > 0  # (V,)
         if path is not host:
@@ -87,7 +87,7 @@ class TableGrad:
             path.overwrite_table(self._buffer, shares, plan)
         elif int(hit.sum()) > hit.numel() // FEW:
             # One pass that writes every row once beats clearing and adding. The old buffer goes
-            # first, so that an allocator told to keep its pages gives the same memory back.
+            # first, so that an allocator that keeps its pages gives the same memory back.
             self._buffer = weight.grad = None
             self._buffer = host.sum_table(shares, plan, weight.dtype)
         else:
@@ -97,13 +97,13 @@ class TableGrad:
         weight.grad = self._buffer
 
     def _clear(self, weight: Tensor, hit: Tensor) -> None:
-        """Have a buffer that is 0 but for rows about to be written, at little cost."""
+        """Make the buffer 0 wherever no row is about to be written."""
         if self._buffer is None or self._hit is None or not self._fits(weight):
             self._buffer = torch.zeros_like(weight.detach())
             return
         idle = int((~self._hit).to(torch.uint8).argmax())
-        # Whoever changed the whole gradient in place (noise, a clip by a norm that is not finite)
-        # changed this row too, which no step has hit: then nothing in the buffer can be kept.
+        # A row that no step has hit is 0 unless the whole gradient was changed in place (noise, a
+        # clip by a norm that is not finite). Then nothing in the buffer can be kept.
         if not self._hit[idle] and bool(self._buffer[idle].any()):
             self._buffer.zero_()
         else:

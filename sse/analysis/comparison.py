@@ -1,10 +1,8 @@
 """What the trials of a sweep show: means over seeds, and paired differences from a reference.
 
-Works on the table of `sse.sweeps.results.read_results`: a row per trial, collection and dimension.
-Every
-function takes the options to group by; within a group there must be one trial a seed, so that
-"over seeds" means what it says. Both return tables, to print (`sse.analysis.comparison_table`) or
-to draw.
+Both functions take the table of `sse.sweeps.results.read_results`, with a row per trial, collection
+and dimension, and the options to group by. A group must have one trial per seed. Both return
+tables, to print (`sse.analysis.comparison_table`) or to draw.
 """
 
 from __future__ import annotations
@@ -15,15 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sse.analysis.selection import SEED, label, level, said, select
+from sse.analysis.selection import SEED, describe, label, level, select
 from sse.analysis.statistics import (
     Differences,
-    bootstrap,
     crossed,
     effect_sizes,
     holm,
     seed_means,
-    sign_flip,
     t_interval,
 )
 from sse.common.errors import UserError
@@ -32,11 +28,11 @@ MEAN = "mean"
 ALPHA = 0.05
 MEND = (
     "run `python experiments/sweep.py --config SWEEP.yaml --out OUT` again as before (with --retry "
-    "if it broke), it trains only what is missing; or leave it out with --where"
+    "if it broke), it trains only what is missing; or leave the level out"
 )
 
-# What a row is about, the differences by collection, the digests of their queries.
-Pair = tuple[dict[str, Any], Differences, tuple[str, ...]]
+# What a row is about, and its differences by collection.
+Comparison = tuple[dict[str, Any], Differences]
 
 
 def summarise(
@@ -67,20 +63,20 @@ def summarise(
     """
     rows = select(table, by, metric, dims=dims, collections=collections, where=where)
     order = list(dict.fromkeys(rows["collection"]))
-    found = []
+    lines = []
     for (group, dim), part in rows.groupby(["group", "dim"], sort=False):
         at = dict(zip(by, group, strict=True)) | {"dim": dim}
         wide = part.pivot(index=SEED, columns="collection", values=metric).reindex(columns=order)
         gaps = np.argwhere(wide.isna().to_numpy())
         if len(gaps):
             seed, name = wide.index[gaps[0][0]], order[gaps[0][1]]
-            here = said(at | {SEED: seed})
+            here = describe(at | {SEED: seed})
             raise UserError(f"missing trial: {here} has no {name}, which others have: {MEND}")
         for name, values in [*wide.items(), (MEAN, wide.mean(axis=1))]:
             e = t_interval(values.to_numpy())
             numbers = {"mean": e.mean, "low": e.low, "high": e.high, "sd": e.sd, "n": e.n}
-            found.append({**at, "collection": name, **numbers})
-    return pd.DataFrame(found)
+            lines.append({**at, "collection": name, **numbers})
+    return pd.DataFrame(lines)
 
 
 def compare(
@@ -93,8 +89,6 @@ def compare(
     dims: Sequence[int] | None = None,
     collections: Sequence[str] | None = None,
     where: Mapping[str, str] | None = None,
-    resamples: int = 10_000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Each level of the option `by` minus the reference level, paired by seed and by query.
 
@@ -112,15 +106,12 @@ def compare(
         dims: as in `summarise`.
         collections: as in `summarise`.
         where: as in `summarise`.
-        resamples: of the bootstrap, and sign patterns of the randomisation test.
-        seed: of both.
 
     Returns:
         A row per combination of `within`, dim and level, with `level`, `reference`, `dim`, the
         options of `within`, `n` seeds, `queries`, `difference`, `low` and `high` (t over seeds),
-        `boot_low` and `boot_high` (seeds and queries resampled), `p`, `p_holm`, `p_queries`
-        (sign flips over queries: these models only), `dz_seeds`, `dz_queries`, `better`, `worse`,
-        `equal` (see `effect_sizes`) and `noise`.
+        `p`, `p_holm`, `dz_seeds`, `dz_queries`, `better`, `worse`, `equal` (see `effect_sizes`)
+        and `noise`.
 
     Raises:
         UserError: unknown names, no per-query scores, a missing trial, unequal queries.
@@ -137,12 +128,16 @@ def compare(
     pairs = _pairs(rows, by, chosen, within, scores)
     if not pairs:
         raise UserError(f"{by}: nothing to compare {label(chosen)} with; give another option")
-    return _test(pairs, resamples, seed)
+    frame = pd.DataFrame([_test(*pair) for pair in pairs])
+    frame["p_holm"] = holm(frame["p"])
+    outside = (frame["low"] > 0) | (frame["high"] < 0)
+    frame["noise"] = ~(outside & (frame["p_holm"] < ALPHA))
+    return frame
 
 
 def _pairs(
     rows: pd.DataFrame, by: str, chosen: Any, within: Sequence[str], scores: str
-) -> list[Pair]:
+) -> list[Comparison]:
     """Every cell with the reference's, at the dimensions that both have."""
     cells = dict(iter(rows.groupby(["group", "dim"], sort=False)))
     groups = {group for group, _ in cells}
@@ -155,58 +150,37 @@ def _pairs(
         at = dict(zip(within, group[1:], strict=True))
         _check_balance({by: group[0], **at}, part, {by: chosen, **at}, base)
         key = {"level": group[0], "reference": chosen, **at, "dim": dim}
-        pairs.append((key, *_differences(part, base, scores)))
+        pairs.append((key, _differences(part, base, scores)))
     return pairs
 
 
-def _test(pairs: list[Pair], resamples: int, seed: int) -> pd.DataFrame:
-    """Everything `compare` returns, comparisons of the same queries tested with the same draws."""
-    found: list[dict[str, Any]] = []
-    alike: dict[Any, list[int]] = {}
-    for key, differences, queries in pairs:
-        estimate = t_interval(seed_means(differences))
-        alike.setdefault((queries, estimate.n), []).append(len(found))
-        found.append(
-            key
-            | {"n": estimate.n, "queries": sum(map(len, differences.values()))}
-            | {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
-            | {"p": crossed(differences)[0]}
-            | effect_sizes(differences)
-        )
-    for rows in alike.values():
-        parts = [pairs[row][1] for row in rows]
-        bounds = bootstrap(parts, seed=seed, resamples=resamples)
-        weights = [np.full(len(x), 1 / len(x) / len(parts[0])) for x in parts[0].values()]
-        means = [np.concatenate([x.mean(axis=1) for x in p.values()]) for p in parts]
-        p = sign_flip(np.stack(means, 1), np.concatenate(weights), seed=seed, flips=resamples)
-        for row, (low, high), p_queries in zip(rows, bounds, p.tolist(), strict=True):
-            found[row] |= {"boot_low": low, "boot_high": high, "p_queries": p_queries}
-    frame = pd.DataFrame(found)
-    frame["p_holm"] = holm(frame["p"])
-    outside = (frame["low"] > 0) | (frame["high"] < 0)
-    frame["noise"] = ~(outside & (frame["p_holm"] < ALPHA))
-    return frame
+def _test(at: dict[str, Any], differences: Differences) -> dict[str, Any]:
+    """A row of `compare` but for what depends on the other rows."""
+    estimate = t_interval(seed_means(differences))
+    return (
+        at
+        | {"n": estimate.n, "queries": sum(map(len, differences.values()))}
+        | {"difference": estimate.mean, "low": estimate.low, "high": estimate.high}
+        | {"p": crossed(differences)[0]}
+        | effect_sizes(differences)
+    )
 
 
-def _differences(
-    part: pd.DataFrame, base: pd.DataFrame, scores: str
-) -> tuple[Differences, tuple[str, ...]]:
-    """Differences, (Q, S) per collection, and the hashes of the queries."""
-    differences, queries = {}, []
+def _differences(part: pd.DataFrame, base: pd.DataFrame, scores: str) -> Differences:
+    """Score minus the reference's score, (Q, S) per collection."""
+    differences = {}
     for name, mine in part.groupby("collection", sort=False):
         theirs = base[base["collection"] == name].set_index(SEED)
         mine = mine.set_index(SEED)
-        hashes = {*mine["queries"], *theirs["queries"]}
-        if len(hashes) > 1:
+        if len({*mine["queries"], *theirs["queries"]}) > 1:
             a, b = mine["trial"].iloc[0], theirs["trial"].iloc[0]
             raise UserError(
                 f"{name}: trials {a} and {b} were evaluated on different queries and cannot be "
-                "paired: evaluate both on the same, or leave it out with --collections"
+                "paired: evaluate both on the same, or choose other collections"
             )
-        queries.append(f"{name} {hashes.pop()}")
         columns = [mine.at[s, scores] - theirs.at[s, scores].astype(np.float64) for s in mine.index]
         differences[str(name)] = np.stack(columns, axis=1)
-    return differences, tuple(queries)
+    return differences
 
 
 def _check_balance(
@@ -220,5 +194,6 @@ def _check_balance(
             seeds = {seed for seed, _ in (ours if lacking is mine else other)}
             what = f"seed {seed}" if seed not in seeds else f"{name} with seed {seed}"
             raise UserError(
-                f"missing trial: {said(lacking)} has no {what}, which {said(having)} has: {MEND}"
+                f"missing trial: {describe(lacking)} has no {what}, which {describe(having)} "
+                f"has: {MEND}"
             )

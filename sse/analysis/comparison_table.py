@@ -60,10 +60,9 @@ def to_markdown(
 
 
 def details(differences: pd.DataFrame, within: Sequence[str] = ()) -> str:
-    """Every number behind the differences, a row each."""
+    """Every number behind the differences, one row per comparison."""
     head = [
-        "comparison", *within, "dims", "difference", "95% over seeds (t)",
-        "95% over seeds and queries (bootstrap)", "p", "p, Holm", "p, queries only",
+        "comparison", *within, "dims", "difference", "95% over seeds (t)", "p", "p, Holm",
         "d_z seeds", "d_z queries", "better / worse / equal", "n", "",
     ]  # fmt: skip
     lines = []
@@ -75,8 +74,7 @@ def details(differences: pd.DataFrame, within: Sequence[str] = ()) -> str:
             label(row["dim"]),
             signed(row["difference"]),
             _bounds(row["low"], row["high"]),
-            _bounds(row["boot_low"], row["boot_high"]),
-            *(_p(row[name]) for name in ("p", "p_holm", "p_queries")),
+            *(_p(row[name]) for name in ("p", "p_holm")),
             *(_number(row[name]) for name in ("dz_seeds", "dz_queries")),
             moved,
             f"{row['n']} seeds, {row['queries']:,} queries",
@@ -86,7 +84,7 @@ def details(differences: pd.DataFrame, within: Sequence[str] = ()) -> str:
 
 
 def by_collection(summary: pd.DataFrame, by: Sequence[str]) -> str:
-    """Mean and half-interval of each collection, a row per group and collection."""
+    """Mean and half-interval, one row per group and collection."""
     dims = _order(summary["dim"])
     if summary["collection"].nunique() == 2:  # one, and its mean
         summary = summary[summary["collection"] != MEAN]
@@ -181,8 +179,8 @@ def _number(value: float) -> str:
 
 def _order(values: pd.Series) -> list[Any]:
     """Levels as columns: dimensions from large to small, other numbers ascending, else as met."""
-    found = list(dict.fromkeys(values))
+    levels = list(dict.fromkeys(values))
     if values.name == "dim":
-        return sorted(found, reverse=True)
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in found)
-    return sorted(found) if numbers else found
+        return sorted(levels, reverse=True)
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in levels)
+    return sorted(levels) if numbers else levels

@@ -1,8 +1,7 @@
 """The notebooks' figures of quality: what a level scores, and how far that is from the reference.
 
-Every function takes a `sse.analysis.study.Study` and returns a matplotlib figure that can be read
-without
-the text around it: axes named with units, the sizes, seeds and intervals said in the title.
+Every function takes a `sse.analysis.study.Study`. Its figure can be read without the text around
+it: axes have names with units, the title states sizes, seeds and intervals.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from sse.evaluation.metrics import metric_label
 from sse.evaluation.palette import COLOURS, MARKERS
 
 SCORE = metric_label(METRIC)
-DPI = 90
+DPI = 85
 UNUSED = 0.01  # of an equal share of the variance: such a dimension counts for nothing
 FLOOR = 1e-4  # of the variance's axis
 _HUES = COLOURS[:-1]  # the last, black, is the reference's
@@ -53,17 +52,6 @@ def legend(figure: Figure, study: Study, levels: Sequence[str]) -> None:
     figure.legend(handles=handles, loc="outside right upper", frameon=False, title=study.by)
 
 
-def over(study: Study) -> str:
-    """`mean over 6 collections`, or the only one's name."""
-    names = study.collections
-    return f"mean over {len(names)} collections" if len(names) > 1 else names[0]
-
-
-def sample(study: Study) -> str:
-    """What the means are over: `mean over 6 collections, 3 seeds`."""
-    return f"{over(study)}, {study.seeds} seed{'s' if study.seeds > 1 else ''}"
-
-
 def clean(axes: Any, grid: str = "y") -> None:
     """Only the lines that are read."""
     axes.spines[["top", "right"]].set_visible(False)
@@ -73,25 +61,19 @@ def clean(axes: Any, grid: str = "y") -> None:
 
 def quality_by_size(study: Study) -> Figure:
     """nDCG@10 against the pairs trained on, and the difference from the reference beside it."""
-    figure = new_figure(10.5, 4.4)
-    left, right = figure.subplots(1, 2)
-    rows = study.by_size[study.by_size["collection"] == MEAN]
-    _errorbars(left, study, rows, SIZE)
-    left.set_ylabel(f"{SCORE} at {study.dims[0]} dimensions")
-    left.set_title(sample(study), fontsize=10)
-    _errorbars(right, study, _as_means(study.family("size"), study), SIZE)
-    right.axhline(0, color="black", linewidth=0.8)
-    right.set_ylabel(f"{SCORE} minus that of {study.reference}")
-    right.set_title(f"paired by seed: difference from {study.reference}", fontsize=10)
-    for axes in (left, right):
-        _sizes_axis(axes, study.sizes)
+    where = f" at {study.dims[0]} dimensions"
+    figure, panels = _means_and_differences(study, study.by_size, SIZE, where, study.over)
+    for axes in panels:
+        axes.set_xscale("log")
+        axes.set_xticks(study.sizes)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.minorticks_off()
     figure.supxlabel("pairs to train on (log scale); bars: 95% t-intervals over seeds", fontsize=9)
-    legend(figure, study, study.levels)
     return figure
 
 
 def forest(study: Study) -> Figure:
-    """Paired differences with both intervals, a panel per size; hollow where within noise."""
+    """Paired differences with t-intervals, one panel per size; hollow where within noise."""
     rows = study.family("size")
     levels = study.levels[1:]
     sizes = study.sizes
@@ -105,15 +87,14 @@ def forest(study: Study) -> Figure:
             y = levels.index(row["level"])
             colour = style(study, row["level"])["color"]
             axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.2)
-            axes.plot([row["boot_low"], row["boot_high"]], [y, y], color=colour, linewidth=4.5,
-                      alpha=0.45, solid_capstyle="butt")  # fmt: skip
             face = "white" if row["noise"] else colour
             axes.plot(row["difference"], y, "o", color=colour, markerfacecolor=face, markersize=6)
         axes.set_title(f"{size:,} pairs, n = {here['n'].min()} seeds", fontsize=10)
-        # An interval of two or three seeds may dwarf all else: the axis shows the others whole.
-        reach = 1.15 * float(here[["boot_low", "boot_high"]].abs().to_numpy().max())
-        widest = 1.05 * float(here[["low", "high", "boot_low", "boot_high"]].abs().max().max())
-        axes.set_xlim(-min(3 * reach, widest), min(3 * reach, widest))
+        # An interval of two or three seeds may dwarf all else: the axis shows the means whole.
+        reach = 3 * float(here["difference"].abs().max())
+        widest = 1.05 * float(here[["low", "high", "difference"]].abs().max().max())
+        limit = min(reach, widest) or 1.0
+        axes.set_xlim(-limit, limit)
         axes.locator_params(axis="x", nbins=5)
         clean(axes, "both")
         axes.margins(y=0.08)
@@ -121,9 +102,8 @@ def forest(study: Study) -> Figure:
     panels[0].invert_yaxis()
     figure.supxlabel(
         f"{SCORE} at {study.dims[0]} dimensions minus that of {study.reference}, "
-        f"{over(study)}; each panel has its own scale\n"
-        "thin: 95% t over seeds; thick: 95% bootstrap over seeds and queries; "
-        "hollow: within noise (Holm)",
+        f"{study.over}; each panel has its own scale\n"
+        "bars: 95% t-intervals over seeds; hollow: within noise (Holm)",
         fontsize=9,
     )
     return figure
@@ -131,21 +111,12 @@ def forest(study: Study) -> Figure:
 
 def quality_by_dim(study: Study) -> Figure:
     """nDCG@10 against the dimensions kept, and the difference from the reference beside it."""
-    figure = new_figure(10.5, 4.4)
-    left, right = figure.subplots(1, 2)
-    rows = study.by_dim[study.by_dim["collection"] == MEAN]
-    _errorbars(left, study, rows, "dim")
-    left.set_ylabel(SCORE)
-    left.set_title(f"{study.sizes[-1]:,} pairs; {sample(study)}", fontsize=10)
-    _errorbars(right, study, _as_means(study.family("dim"), study), "dim")
-    right.axhline(0, color="black", linewidth=0.8)
-    right.set_ylabel(f"{SCORE} minus that of {study.reference}")
-    right.set_title(f"paired by seed: difference from {study.reference}", fontsize=10)
-    for axes in (left, right):
+    title = f"{study.sizes[-1]:,} pairs; {study.over}"
+    figure, panels = _means_and_differences(study, study.by_dim, "dim", "", title)
+    for axes in panels:
         _dims_axis(axes, study.dims)
     note = "first dimensions kept (log scale); bars: 95% t-intervals over seeds"
     figure.supxlabel(note, fontsize=9)
-    legend(figure, study, study.levels)
     return figure
 
 
@@ -160,7 +131,7 @@ def truncation_cost(study: Study) -> Figure:
     axes.axhline(100, color="black", linewidth=0.8)
     axes.set_ylabel(f"{SCORE} kept, % of that at {study.dims[0]} dimensions")
     axes.set_xlabel("first dimensions kept (log scale)")
-    axes.set_title(f"{study.sizes[-1]:,} pairs; {sample(study)}", fontsize=10)
+    axes.set_title(f"{study.sizes[-1]:,} pairs; {study.over}", fontsize=10)
     _dims_axis(axes, study.dims)
     legend(figure, study, study.levels)
     return figure
@@ -175,15 +146,15 @@ def retained(study: Study) -> pd.DataFrame:
 
 def variance_by_dim(study: Study) -> Figure:
     """Each dimension's share of the vectors' variance after training, a panel per level."""
-    found = study.per_dim("y_variance_mean", "positive")
+    variances = study.per_dim("y_variance_mean", "positive")
     dead = unused(study)
-    columns = min(3, len(found))
-    rows = -(-len(found) // columns)
+    columns = min(3, len(variances))
+    rows = -(-len(variances) // columns)
     figure = new_figure(1 + 3.1 * columns, 0.9 + 1.9 * rows)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes in panels[len(found) :]:
+    for axes in panels[len(variances) :]:
         axes.set_visible(False)
-    for axes, (level, values) in zip(panels, found.items(), strict=False):
+    for axes, (level, values) in zip(panels, variances.items(), strict=False):
         share = values / values.mean(axis=1, keepdims=True)  # (seeds, D), 1 is an equal share
         x = np.tile(np.arange(1, share.shape[1] + 1), (len(share), 1))
         look = {"s": 6, "color": style(study, level)["color"], "linewidths": 0}
@@ -196,6 +167,8 @@ def variance_by_dim(study: Study) -> Figure:
         axes.set_title(f"{level}: {dead[level]:.1f} below {UNUSED:.0%}", fontsize=9)
         axes.set_yscale("log")
         clean(axes)
+    for axes in panels[len(variances) - columns :]:  # the lowest that is drawn in each column
+        axes.tick_params(labelbottom=True)
     figure.supxlabel(
         f"dimension (dotted: the trained prefixes; triangles: at or below {FLOOR:g})", fontsize=9
     )
@@ -221,14 +194,14 @@ def ranks(study: Study) -> Figure:
     figure = new_figure(10.5, 4.2)
     panels = figure.subplots(1, 2)
     what = {
-        "y_effective_rank": "effective rank (exp of the singular values' entropy)",
+        "y_effective_rank": "effective rank,\nexp(entropy of the singular values)",
         "y_variance_participation": "participation of dimensions, (Σv)² / Σv²",
     }
     for axes, (quantity, name) in zip(panels, what.items(), strict=True):
         draw_curves(axes, study, study.curve(quantity, "positive"))
         axes.set_ylabel(name)
         axes.set_ylim(bottom=0)
-    figure.suptitle(f"document vectors of the probe, {training(study)}", fontsize=10)
+    figure.suptitle(f"document vectors of the sample, {training(study)}", fontsize=10)
     legend(figure, study, study.levels)
     return figure
 
@@ -251,10 +224,22 @@ def draw_curves(axes: Any, study: Study, curve: pd.DataFrame) -> None:
     clean(axes)
 
 
-def _as_means(differences: pd.DataFrame, study: Study) -> pd.DataFrame:
-    return differences.rename(columns={"difference": "mean"}).assign(
-        **{study.by: differences["level"]}
-    )
+def _means_and_differences(
+    study: Study, means: pd.DataFrame, x: str, where: str, title: str
+) -> tuple[Figure, Sequence[Any]]:
+    """Means on the left, differences from the reference on the right, both against `x`."""
+    figure = new_figure(10.5, 4.4)
+    left, right = figure.subplots(1, 2)
+    _errorbars(left, study, means[means["collection"] == MEAN], x)
+    left.set_ylabel(f"{SCORE}{where}")
+    left.set_title(title, fontsize=10)
+    rows = study.family(x).rename(columns={"difference": "mean", "level": study.by})
+    _errorbars(right, study, rows, x)
+    right.axhline(0, color="black", linewidth=0.8)
+    right.set_ylabel(f"{SCORE} minus that of {study.reference}")
+    right.set_title(f"paired by seed: difference from {study.reference}", fontsize=10)
+    legend(figure, study, study.levels)
+    return figure, (left, right)
 
 
 def _errorbars(axes: Any, study: Study, rows: pd.DataFrame, x: str) -> None:
@@ -288,10 +273,3 @@ def _dims_axis(axes: Any, dims: Sequence[int]) -> None:
     axes.set_xticks(dims, [str(dim) for dim in dims])
     axes.minorticks_off()
     clean(axes)
-
-
-def _sizes_axis(axes: Any, sizes: Sequence[int]) -> None:
-    axes.set_xscale("log")
-    axes.set_xticks(sizes)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.minorticks_off()

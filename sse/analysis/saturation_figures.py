@@ -1,8 +1,7 @@
 """The notebooks' figures of training: is the gate saturated, and what does that do to gradients?
 
 All are at the largest size of the data, from the diagnostics (`sse.training.diagnostics` defines
-each
-quantity); texts are the probe's held-out pairs, short ones have at most `SHORT_TOKENS` tokens.
+each quantity). Texts are a sample of held-out pairs; short ones have at most `SHORT_TOKENS` tokens.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ SIDES = {"anchor": "queries", "positive": "documents"}
 
 def gated(study: Study) -> list[str]:
     """The levels with a gate, whose slope can vanish."""
-    found = set(study.curve("gate_slope_mean", "anchor")["level"])
-    return [level for level in study.levels if level in found]
+    gates = set(study.curve("gate_slope_mean", "anchor")["level"])
+    return [level for level in study.levels if level in gates]
 
 
 def z_over_steps(study: Study, side: str = "anchor") -> Figure:
@@ -39,7 +38,7 @@ def z_over_steps(study: Study, side: str = "anchor") -> Figure:
     levels = gated(study)
     figure = new_figure(1.2 + 1.75 * max(2, len(levels)), 4.6)
     grid = figure.subplots(2, len(levels), sharex=True, sharey=True, squeeze=False)
-    for row, (length, said) in zip(grid, LENGTHS.items(), strict=True):
+    for row, (length, name) in zip(grid, LENGTHS.items(), strict=True):
         of = {p: study.curve(f"z_p{p:02}", side, length) for p in (1, 5, 25, 50, 75, 95, 99)}
         for axes, level in zip(row, levels, strict=True):
             z = {p: curve[curve["level"] == level] for p, curve in of.items()}
@@ -51,7 +50,7 @@ def z_over_steps(study: Study, side: str = "anchor") -> Figure:
             for limit in (-1, 1):
                 axes.axhline(limit, color="black", linewidth=0.8, linestyle="--")
             clean(axes)
-        row[0].set_ylabel(f"z, {SIDES[side]} of\n{said}")
+        row[0].set_ylabel(f"z, {SIDES[side]} of\n{name}")
     for axes, level in zip(grid[0], levels, strict=True):
         axes.set_title(level, fontsize=10)
     figure.supxlabel(
@@ -68,14 +67,14 @@ def shares(study: Study, side: str = "anchor") -> Figure:
     grid = figure.subplots(2, 2, sharex=True, sharey="row")
     levels = gated(study)
     for row, limit in zip(grid, (1, 3), strict=True):
-        for axes, (length, said) in zip(row, LENGTHS.items(), strict=True):
+        for axes, (length, name) in zip(row, LENGTHS.items(), strict=True):
             curve = study.curve(f"share_abs_z_above_{limit}", side, length)
             curve = curve[curve["level"].isin(levels)]
             curve[["mean", "low", "high"]] *= 100
             draw_curves(axes, study, curve)
             axes.set_ylim(bottom=0)
             if limit == 1:
-                axes.set_title(f"{SIDES[side]} of {said}", fontsize=10)
+                axes.set_title(f"{SIDES[side]} of {name}", fontsize=10)
                 axes.set_xlabel("")
         row[0].set_ylabel(f"|z| > {limit}, % of texts × dimensions")
     figure.suptitle(training(study), fontsize=10)
@@ -87,10 +86,10 @@ def gate_slopes(study: Study) -> Figure:
     """Each dimension's mean slope of the gate after training, dimensions sorted by it."""
     figure = new_figure(10.5, 4.2)
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, (side, said) in zip(panels, SIDES.items(), strict=True):
+    for axes, (side, name) in zip(panels, SIDES.items(), strict=True):
         for level, values in study.per_dim("gate_slope_mean", side).items():
             _sorted_dims(axes, study, level, values)
-        axes.set_title(said, fontsize=10)
+        axes.set_title(name, fontsize=10)
         axes.set_ylim(0, 1.02)
     panels[0].set_ylabel(
         "mean slope of the gate over its largest\n(tanh: sech² z; 1 linear, 0 flat)"
@@ -114,7 +113,7 @@ def gradients(study: Study, side: str = "anchor") -> Figure:
         log_axis(axes)
         axes.set_ylabel(name)
     panels[2].axhline(1, color="black", linewidth=0.8, linestyle="--")
-    figure.suptitle(f"{SIDES[side]} of the probe, {training(study)}", fontsize=10)
+    figure.suptitle(f"{SIDES[side]} of the sample, {training(study)}", fontsize=10)
     legend(figure, study, study.levels)
     return figure
 
@@ -159,7 +158,7 @@ def row_growth(study: Study) -> Figure:
         values = [of.get(level, np.nan) for of in thirds.values()]
         panels[2].plot(range(3), values, linewidth=1.4, **style(study, level))
     panels[2].set_xticks(range(3), ["frequent", "middle", "rare"])
-    panels[2].set_xlabel("thirds of the probe's tokens, by frequency")
+    panels[2].set_xlabel("thirds of the tokens, by frequency")
     panels[2].set_ylabel("length / length at the start, median")
     panels[2].set_title("last step", fontsize=10)
     clean(panels[2])

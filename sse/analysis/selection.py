@@ -11,9 +11,9 @@ import pandas as pd
 
 from sse.common.errors import UserError
 from sse.evaluation.metrics import METRICS
+from sse.sweeps.results import HELD_OUT
 
 SEED = "seed_everything"
-HELD_OUT = "held-out pairs"  # of the training data, so easier than a collection of their own
 
 # Columns of the table that are no options, and options that say nothing of the experiment.
 _FACTS = {"trial", "collection", "dim", "queries", "order", "commit", "pairs", "steps"}
@@ -29,7 +29,7 @@ def select(
     collections: Sequence[str] | None = None,
     where: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """The rows asked for, with their `group` (a tuple of the options' levels), checked.
+    """The wanted rows, with their `group` (a tuple of the options' levels).
 
     Raises:
         UserError: an unknown metric, option, level, dim or collection, or trials of one group and
@@ -54,14 +54,14 @@ def select(
         first = twice[(twice["group"] == one["group"]) & (twice[SEED] == one[SEED])]
         raise UserError(
             f"trials {', '.join(dict.fromkeys(first['trial']))} share seed and "
-            f"{', '.join(options) or 'group'}: not one trial a seed; {_varied(first)}: compare "
-            "within it (--within) or choose a value (--where)"
+            f"{', '.join(options) or 'group'}: not one trial per seed; {_varied(first)}: compare "
+            "within one of them, or choose one value of it"
         )
     return table
 
 
 def restrict(table: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
-    """The rows whose options have these values, given as text.
+    """The rows whose options have these values, written as text.
 
     Raises:
         UserError: an unknown option or level.
@@ -76,8 +76,8 @@ def restrict(table: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
 
 def pair(text: str) -> tuple[str, str]:
     """`OPTION=VALUE` of a --where."""
-    name, found, value = text.partition("=")
-    if not found:
+    name, equals, value = text.partition("=")
+    if not equals:
         raise UserError(f"--where {text}: give OPTION=VALUE, as data.batch_size=512")
     return name, value
 
@@ -114,7 +114,7 @@ def label(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def said(levels: Mapping[str, Any]) -> str:
+def describe(levels: Mapping[str, Any]) -> str:
     """`model.norm=dyt, data.pairs=1000`."""
     return ", ".join(f"{option}={label(value)}" for option, value in levels.items())
 
@@ -136,7 +136,7 @@ def _keep(table: pd.DataFrame, column: str, wanted: Sequence[Any]) -> pd.DataFra
 
 
 def _varied(table: pd.DataFrame) -> str:
-    """The options with more than one level, said."""
+    """The options with more than one level, in words."""
     skip = _FACTS | set(METRICS)
     names = [
         name

@@ -1,14 +1,13 @@
 """What the notebooks read: a sweep of norms (or another option), or a small extract of one.
 
 A folder holds the sweep's `results.parquet` and `diagnostics.parquet`. An extract holds the same
-tables with less in them, and `differences.parquet`, since its results have no scores of queries:
+tables with less in them, and `differences.parquet`, as it has no scores of single queries:
 
     python -m sse.analysis.study runs/norms notebooks/results
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sse.analysis.comparison import MEAN, compare, summarise
-from sse.analysis.selection import SEED, label, pair, plain, restrict, said
+from sse.analysis.selection import SEED, describe, label, pair, plain, restrict
 from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import atomic_file
@@ -34,7 +33,7 @@ CONFIG = "experiments/configs/sweeps/norms.yaml"
 SIZE = "size"  # pairs to train on: data.pairs, or the pairs seen where that is unset
 METRIC = "ndcg@10"
 
-# Of the diagnostics, what the figures and findings need; per dimension, the last step's alone.
+# Of the diagnostics, what the notebooks need; per dimension, the last step's alone.
 QUANTITIES = (
     *("z_p01", "z_p05", "z_p25", "z_p50", "z_p75", "z_p95", "z_p99", "tokens_mean", "texts"),
     *("share_abs_z_above_1", "share_abs_z_above_3", "gate_slope_mean", "gate_slope_lowest_dim"),
@@ -58,7 +57,7 @@ class Study:
         by: the option compared.
         reference: its level that others are compared with.
         levels: the levels, the reference first.
-        left_out: what had no equal in the reference's seeds, said; empty where nothing.
+        left_out: names what had no equal in the reference's seeds; empty where nothing.
     """
 
     results: pd.DataFrame
@@ -100,6 +99,20 @@ class Study:
         rows = self.results[self.results[SIZE] == self.sizes[-1]]
         return summarise(rows, [self.by], METRIC)
 
+    @property
+    def over(self) -> str:
+        """What the means are over: `mean over 6 collections, 3 seeds`."""
+        names = self.collections
+        over = f"mean over {len(names)} collections" if len(names) > 1 else names[0]
+        return f"{over}, {self.seeds} seed{'s' * (self.seeds > 1)}"
+
+    @property
+    def basis(self) -> str:
+        """What all figures rest on: collections, seeds, sizes, commits, and what was left out."""
+        sizes = ", ".join(f"{size:,}" for size in self.sizes)
+        commits = ", ".join(dict.fromkeys(self.results["commit"].astype(str)))
+        return f"{self.over}; pairs: {sizes}; commits: {commits}. {self.left_out}".strip()
+
     def family(self, name: str) -> pd.DataFrame:
         """The comparisons by `size` or by `dim`."""
         return self.differences[self.differences["family"] == name]
@@ -110,14 +123,14 @@ class Study:
         `low` and `high` are the seeds' least and most.
         """
         rows = self._rows(quantity, side, length)
-        found = rows.groupby(["level", "step"], sort=True)["value"].agg(["mean", "min", "max"])
-        return found.rename(columns={"min": "low", "max": "high"}).reset_index()
+        curve = rows.groupby(["level", "step"], sort=True)["value"].agg(["mean", "min", "max"])
+        return curve.rename(columns={"min": "low", "max": "high"}).reset_index()
 
     def last(self, quantity: str, side: str = "model", length: str = "all") -> dict[str, float]:
         """A diagnostic's mean over seeds after the last step, by level."""
         curve = self.curve(quantity, side, length)
-        found = {level: part["mean"].iloc[-1] for level, part in curve.groupby("level")}
-        return {level: float(found[level]) for level in self.levels if level in found}
+        ends = {level: part["mean"].iloc[-1] for level, part in curve.groupby("level")}
+        return {level: float(ends[level]) for level in self.levels if level in ends}
 
     def per_dim(self, quantity: str, side: str = "model") -> dict[str, np.ndarray]:
         """A diagnostic's values per dimension after the last step, by level: (seeds, D) each."""
@@ -139,7 +152,6 @@ def read_study(
     reference: str = "none",
     *,
     where: Mapping[str, str] | None = None,
-    resamples: int = 10_000,
 ) -> Study:
     """Read a sweep's folder or an extract, and make its comparisons.
 
@@ -150,7 +162,6 @@ def read_study(
         by: the option compared.
         reference: its level that others are compared with.
         where: options that must have a value, as text, where a sweep varies more than `by`.
-        resamples: of the bootstrap.
 
     Raises:
         UserError: no results, or none of the reference.
@@ -174,7 +185,7 @@ def read_study(
     results, left_out = _comparable(results, by, reference)
     levels = _order(list(dict.fromkeys(results[by])), reference)
     if f"query_{METRIC}" in results:
-        differences = _compare(results, by, reference, resamples)
+        differences = _compare(results, by, reference)
     else:
         differences = read_results(root, "differences")
     measured = read_results(root, "diagnostics")
@@ -210,32 +221,31 @@ def write_extract(study: Study, folder: str | Path) -> Path:
     return root
 
 
-def _compare(results: pd.DataFrame, by: str, reference: str, resamples: int) -> pd.DataFrame:
+def _compare(results: pd.DataFrame, by: str, reference: str) -> pd.DataFrame:
     """Two families of comparisons, each corrected on its own."""
     largest = results[results[SIZE] == results[SIZE].max()]
     families = {
         "size": compare(
-            results, by, reference, METRIC, within=[SIZE], dims=[int(results["dim"].max())],
-            resamples=resamples,
+            results, by, reference, METRIC, within=[SIZE], dims=[int(results["dim"].max())]
         ),
-        "dim": compare(largest, by, reference, METRIC, resamples=resamples),
-    }  # fmt: skip
-    found = [frame.assign(family=name) for name, frame in families.items()]
-    return pd.concat(found, ignore_index=True)
+        "dim": compare(largest, by, reference, METRIC),
+    }
+    tables = [table.assign(family=name) for name, table in families.items()]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _comparable(results: pd.DataFrame, by: str, reference: str) -> tuple[pd.DataFrame, str]:
     """The rows whose level has all of the reference's seeds at their size; the others, named."""
     seeds = results.groupby([by, SIZE])[SEED].agg(set).to_dict()
     kept, dropped = [], []
-    for (level, size), found in seeds.items():
+    for (level, size), there in seeds.items():
         wanted = seeds.get((reference, size))
-        if wanted is not None and wanted <= found:
+        if wanted is not None and wanted <= there:
             here = (results[by] == level) & (results[SIZE] == size)
             kept.append(results[here & results[SEED].isin(wanted)])
         else:
-            dropped.append(said({by: level, SIZE: plain(size)}))
-    left_out = f"left out, as the seeds of {reference} are not all there: {'; '.join(dropped)}"
+            dropped.append(describe({by: level, SIZE: plain(size)}))
+    left_out = f"Left out, as the seeds of {reference} are not all there: {'; '.join(dropped)}"
     return pd.concat(kept, ignore_index=True), left_out if dropped else ""
 
 
@@ -245,28 +255,19 @@ def _order(levels: list[str], reference: str) -> list[str]:
     return sorted(levels, key=lambda v: (v != reference, known.get(v, len(known))))
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    found = Parser(
-        prog="python -m sse.analysis.study", description="Write a small extract of a sweep."
-    )
-    found.add_argument("out", help="the sweep's folder")
-    found.add_argument("folder", help="where to write the extract")
-    found.add_argument("--by", default="model.norm", help="the option compared")
-    found.add_argument("--reference", default="none", help="its level to compare with")
-    found.add_argument(
-        "--where", action="append", default=[], metavar="OPTION=VALUE", help="only trials with it"
-    )
-    return found
-
-
 @one_line
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    given = parser().parse_args(arguments)
-    where = dict(map(pair, given.where))
-    study = read_study(given.out, given.by, given.reference, where=where)
-    root = write_extract(study, given.folder)
+    parser = Parser(prog="python -m sse.analysis.study", description="Extract a sweep's tables.")
+    add = parser.add_argument
+    add("out", help="the sweep's folder")
+    add("folder", help="where to write the extract")
+    add("--by", default="model.norm", help="the option compared")
+    add("--reference", default="none", help="its level to compare with")
+    add("--where", action="append", default=[], metavar="OPTION=VALUE", help="only such trials")
+    args = parser.parse_args(arguments)
+    study = read_study(args.out, args.by, args.reference, where=dict(map(pair, args.where)))
+    root = write_extract(study, args.folder)
     size = sum(file.stat().st_size for file in root.glob("*.parquet"))
     print(f"{root}: {size / 2**20:.1f} MiB. {study.left_out}".strip())  # noqa: T201
 

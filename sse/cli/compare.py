@@ -26,45 +26,42 @@ and why, stands in sse/analysis/statistics.py."""
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    found = Parser(prog="compare.py", description=DESCRIPTION)
-    found.add_argument("out", help="the sweep's folder, with results.parquet")
-    found.add_argument("--by", required=True, help="the option to compare, such as model.norm")
-    found.add_argument("--reference", required=True, help="its level to compare the others with")
-    found.add_argument("--within", help="compare at each level of this option, at one --dim")
-    found.add_argument("--metric", default="ndcg@10", help="default: ndcg@10")
-    found.add_argument("--dim", help="dimensions, as 512,64 (default: all)")
-    found.add_argument("--collections", help="names, as a,b (default: all but the held-out pairs)")
-    found.add_argument(
-        "--where", action="append", default=[], metavar="OPTION=VALUE", help="only trials with it"
-    )
-    found.add_argument("--each", action="store_true", help="also the means of each collection")
-    return found
+    made = Parser(prog="compare.py", description=DESCRIPTION)
+    add = made.add_argument
+    add("out", help="the sweep's folder, with results.parquet")
+    add("--by", required=True, help="the option to compare, such as model.norm")
+    add("--reference", required=True, help="its level to compare the others with")
+    add("--within", help="compare at each level of this option, at one --dim")
+    add("--metric", default="ndcg@10", help="default: ndcg@10")
+    add("--dim", help="dimensions, as 512,64 (default: all)")
+    add("--collections", help="names, as a,b (default: all but the held-out pairs)")
+    add("--where", action="append", default=[], metavar="OPTION=VALUE", help="only trials with it")
+    add("--each", action="store_true", help="also the means of each collection")
+    return made
 
 
 @one_line
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    given = parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     chosen: dict[str, Any] = {
-        "dims": _dims(given.dim),
-        "collections": given.collections.split(",") if given.collections else None,
-        "where": dict(map(pair, given.where)),
+        "dims": _dims(args.dim),
+        "collections": args.collections.split(",") if args.collections else None,
+        "where": dict(map(pair, args.where)),
     }
-    within = [given.within] if given.within else []
-    table = read_results(given.out)
+    within = [args.within] if args.within else []
+    table = read_results(args.out)
     if within and len(chosen["dims"] or set(table["dim"])) > 1:
-        raise UserError(
-            f"--within {given.within} fills the columns: choose one --dim, as --dim 512"
-        )
-    _warn(Path(given.out), set(table["trial"]))
-    differences = compare(table, given.by, given.reference, given.metric, within=within, **chosen)
-    summary = summarise(table, [given.by, *within], given.metric, **chosen)
+        raise UserError(f"--within {args.within} fills the columns: choose one --dim, as --dim 512")
+    _warn(Path(args.out), set(table["trial"]))
+    differences = compare(table, args.by, args.reference, args.metric, within=within, **chosen)
+    summary = summarise(table, [args.by, *within], args.metric, **chosen)
     parts = [
-        to_markdown(summary, differences, by=given.by, within=given.within, metric=given.metric),
+        to_markdown(summary, differences, by=args.by, within=args.within, metric=args.metric),
         details(differences, within),
     ]
-    if given.each:
-        parts.append(by_collection(summary, [given.by, *within]))
+    if args.each:
+        parts.append(by_collection(summary, [args.by, *within]))
     print("\n\n".join(parts))  # noqa: T201, the tables are the program's output
 
 

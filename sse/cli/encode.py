@@ -14,7 +14,7 @@ from sse.common.errors import UserError
 from sse.model.quantise import PRECISIONS, width
 from sse.serving.encoder import Encoder
 from sse.serving.vector_files import OUTPUTS, check_target, output_format, vector_file
-from sse.text.records import FORMATS, Row, read_rows
+from sse.text.records import FORMATS, Record, read_records
 
 Run = Callable[[argparse.Namespace], None]
 
@@ -73,13 +73,13 @@ def _encode(args: argparse.Namespace) -> None:
         check_target(args.target, args.force)
     if form == "npy" and args.keep:
         raise UserError(f"npy holds vectors only: drop --keep {' '.join(args.keep)}")
-    rows = read_rows(args.source, args.form, args.column, args.keep)
+    rows = read_records(args.source, args.form, args.column, args.keep)
     # The first row before the model: a bad input should fail before anything is loaded.
     rows = _chain(list(islice(rows, 1)), rows)
     model = Encoder(args.model, args.dim, fast=not args.no_fast)
     columns, dtype = width(model.dim, args.precision)
     start, count = time.perf_counter(), 0
-    waiting: deque[Row] = deque()
+    waiting: deque[Record] = deque()
 
     def texts() -> Iterator[str]:
         for row in rows:
@@ -91,12 +91,12 @@ def _encode(args: argparse.Namespace) -> None:
     )
     with (
         vector_file(args.target, form, columns, dtype, not args.no_text, args.force) as writer,
-        bar("encoding", args.quiet) as told,
+        bar("encoding", args.quiet) as progress,
     ):
         for vectors in batches:
             writer.write([waiting.popleft() for _ in range(len(vectors))], vectors)
             count += len(vectors)
-            told(len(vectors))
+            progress(len(vectors))
     if not args.quiet:
         _summary(args, model, count, time.perf_counter() - start)
 
@@ -123,7 +123,7 @@ def _summary(args: argparse.Namespace, model: Encoder, count: int, seconds: floa
     stream.write(line + "\n")
 
 
-def _chain(head: list[Row], rest: Iterator[Row]) -> Iterator[Row]:
+def _chain(head: list[Record], rest: Iterator[Record]) -> Iterator[Record]:
     yield from head
     yield from rest
 

@@ -1,14 +1,9 @@
 """A corpus to shards of vectors on every core of a machine or a Ray cluster.
 
-- A Ray Data set of piece descriptors, not of rows, is mapped over one actor per core; an actor
-  reads its piece, encodes it and writes the shard. Ray Data's own readers and writers give no line
-  numbers for bad rows, name files by task rather than by input, and write vectors as an extension
-  type; sending rows through the object store would copy the corpus for nothing. Scheduling, lost
-  nodes and retries stay Ray's.
-- A piece's shard has its number for a name and appears whole. So a run that was stopped, killed or
-  lost its cluster goes on with the shards that are missing, and ends with the same bytes.
-- `_manifest.json` says what the shards were made of; a run with anything else is refused.
-- Everything a user can get wrong is found before Ray starts.
+An input file makes one shard; a large parquet file makes several, cut at row groups. One worker per
+core reads, encodes and writes a shard at a time: split a large file of JSON lines first. A shard
+appears whole, so a run that was stopped, killed or lost its cluster goes on with the shards that
+are missing, and ends with the same bytes. A run with another model, input or options is refused.
 """
 
 from __future__ import annotations
@@ -24,31 +19,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from sse.common.arguments import Parser
-from sse.common.errors import Stopped, UserError, one_line
+from sse.common.errors import MissingExtra, Stopped, UserError, one_line
 from sse.common.ray_session import ray_session
 from sse.common.signals import interrupt_on_sigterm
-from sse.serving.corpus_files import PLACES, Columns, InputFile, Piece, find_files, parquet_types
+from sse.serving.corpus_batches import find_columns
+from sse.serving.corpus_files import Shard, find_files
 from sse.serving.encoder import Encoder
-from sse.serving.json_rows import json_types
-from sse.serving.manifest import manifest_of, pieces_of
-from sse.serving.ray_pool import encoded
-from sse.serving.shards import (
-    PRECISIONS,
-    REJECTED,
-    VECTOR,
-    Job,
-    Store,
-    shard_name,
-)
+from sse.serving.ray_workers import write_shards
+from sse.serving.shards import PRECISIONS, REJECTED, Job, Store, shard_name, shards_to_write
 from sse.serving.threads import cores
-from sse.text.records import pick_column
 
 REJECTED_EXIT = 3
-INSTALL = "pip install 'stable-static-embedding[cluster]'"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +62,15 @@ def _main(arguments: Sequence[str] | None, totals: dict[str, Any]) -> None:
     add("--prompt", metavar="NAME", help="the model's prompt to put first, such as query")
     add("--no-normalize", action="store_true", help="do not scale vectors to length 1")
     add("--no-fast", action="store_true", help="Hugging Face's tokenizer in any case")
-    add("--shard_rows", "--shard-rows", type=int, default=100_000, metavar="N")
+    add(
+        "--shard_rows",
+        "--shard-rows",
+        type=int,
+        default=100_000,
+        metavar="N",
+        help="parquet: a shard ends with the row group that brings it to N rows (default: 100000); "
+        "JSON lines: no matter, a file is a shard",
+    )
     add("--quiet", action="store_true", help="no progress, no summary")
     add("--json", action="store_true", help="the summary as JSON")
     args = parser.parse_args(arguments)
@@ -97,7 +89,7 @@ def encode_corpus(args: argparse.Namespace) -> dict[str, Any]:
         Stopped: by Ctrl-C or SIGTERM, with whole shards left.
     """
     if importlib.util.find_spec("ray") is None:
-        raise UserError(f"Ray is not installed: {INSTALL}; or use `sse encode` on one machine")
+        raise MissingExtra("ray")
     if args.shard_rows < 1 or (args.workers is not None and args.workers < 1):
         raise UserError("--shard_rows and --workers: give at least 1")
     store = Store(args.target)
@@ -119,34 +111,7 @@ def encode_corpus(args: argparse.Namespace) -> dict[str, Any]:
     )
     _ = job.schema  # whether the precision fits the dimensions
     with _only_run(store):
-        pieces = pieces_of(store, manifest_of(job, files, args.shard_rows), files, args.shard_rows)
-        return _run(args, job, store, pieces)
-
-
-def find_columns(
-    files: Sequence[InputFile], text: str | None, identity: str | None, keep: Sequence[str]
-) -> Columns:
-    """What to read and what to carry through, by the first file.
-
-    Raises:
-        UserError: a column that is missing or holds no text, or one with the vectors' name.
-    """
-    url = files[0].url
-    read = json_types if files[0].kind == "json" else parquet_types
-    types, texts = read(url)
-    for name in (text, identity, *keep):
-        if name is not None and name not in types:
-            raise UserError(f"{url}: no column '{name}': it has {', '.join(types)}")
-    text = text or pick_column(texts, {}, url, "--text")
-    if text not in texts:
-        raise UserError(f"{url}: '{text}' holds {types[text]}, expected texts")
-    identity = identity or next((name for name in ("id", "_id") if name in types), None)
-    names = dict.fromkeys([*([identity] if identity else []), *keep])
-    fields = [*([] if identity else PLACES), *((name, types[name]) for name in names)]
-    taken = [name for name, _ in fields]
-    if VECTOR in taken or len(set(taken)) < len(taken):
-        raise UserError(f"{url}: columns {', '.join([*taken, VECTOR])} of a shard must differ")
-    return Columns(text, pa.schema(fields), identity is None)
+        return _run(args, job, store, shards_to_write(store, job, files, args.shard_rows))
 
 
 @contextlib.contextmanager
@@ -167,34 +132,34 @@ def _only_run(store: Store) -> Iterator[None]:
 
 
 def _run(
-    args: argparse.Namespace, job: Job, store: Store, pieces: Sequence[Piece]
+    args: argparse.Namespace, job: Job, store: Store, shards: Sequence[Shard]
 ) -> dict[str, Any]:
-    """Encode the pieces without a shard; totals of all."""
+    """Write the missing shards; totals of all."""
     present = store.names()
-    missing = [piece for piece in pieces if shard_name(piece.number) not in present]
-    progress = Progress(len(pieces), len(pieces) - len(missing), args.quiet)
+    missing = [shard for shard in shards if shard_name(shard.number) not in present]
+    progress = Progress(len(shards), len(shards) - len(missing), args.quiet)
     start, done, worked, faults = time.perf_counter(), 0, 0.0, []
     if missing:
         try:
             with ray_session(args.cluster, min(args.workers or cores(), len(missing))):
                 interrupt_on_sigterm()  # Ray has put its own handler in its place
-                for told in encoded(job, missing, args.workers, args.cluster):
-                    if told["errno"]:
-                        raise OSError(told["errno"], told["fault"])
-                    faults += [told["fault"]] * bool(told["fault"])
-                    done, worked = done + told["rows"], worked + told["seconds"]
-                    progress.shard(told["rows"])
+                for outcome in write_shards(job, missing, args.workers, args.cluster):
+                    if outcome["errno"]:
+                        raise OSError(outcome["errno"], outcome["fault"])
+                    faults += [outcome["fault"]] * bool(outcome["fault"])
+                    done, worked = done + outcome["rows"], worked + outcome["seconds"]
+                    progress.shard(outcome["rows"])
         except KeyboardInterrupt:
-            way_on = f"{progress.done} of {len(pieces)} shards are whole; the same command goes on"
+            way_on = f"{progress.done} of {len(shards)} shards are whole; the same command goes on"
             raise Stopped(signal.SIGINT, way_on) from None
         finally:
             progress.close()
     if faults:
-        more = f" ({len(faults)} pieces in all)" if len(faults) > 1 else ""
+        more = f" ({len(faults)} shards in all)" if len(faults) > 1 else ""
         raise UserError(f"{faults[0]}{more}; mend it and run again: other shards are kept")
-    counts = [store.counts(shard_name(piece.number)) for piece in pieces]
+    counts = [store.counts(shard_name(shard.number)) for shard in shards]
     return {
-        "shards": len(pieces),
+        "shards": len(shards),
         "encoded_shards": len(missing),
         "texts": sum(count.rows for count in counts),
         "rejected": sum(count.rejected for count in counts),
@@ -207,7 +172,7 @@ def _run(
 
 
 class Progress:
-    """Shards, texts a second and the time left, on standard error."""
+    """Shards, texts per second and the time left, on standard error."""
 
     def __init__(self, total: int, done: int, quiet: bool) -> None:
         self.total, self.done, self.quiet = total, done, quiet

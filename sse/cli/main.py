@@ -2,8 +2,7 @@
 
 Each command's module is imported when it is asked for, so `sse --help` and `sse encode` start
 without torch. Exit codes are those of `sse.common.errors.one_line`: 0 success, 1 a full disk, 2
-bad input,
-130 Ctrl-C.
+bad input or a missing extra, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from sse.common.arguments import Parser
-from sse.common.errors import UserError, one_line
+from sse.common.errors import UserError, one_line, script_imports
 from sse.common.signals import stopped_by_signals
 from sse.common.version import __version__
 
 COMMANDS = {
-    "train": ("sse.cli.model", "train a model (needs torch)"),
+    "train": ("sse.cli.model", "train a model (extra `train`)"),
     "encode": ("sse.cli.encode", "texts of a file to vectors"),
-    "evaluate": ("sse.cli.model", "retrieval quality of a model on collections (needs torch)"),
+    "evaluate": ("sse.cli.model", "retrieval quality of a model on collections (extra `train`)"),
     "export": ("sse.cli.model", "write a model as a portable, smaller or ONNX one"),
     "info": ("sse.cli.model", "what a model folder holds and what will run it"),
     "index": ("sse.cli.search", "texts to one searchable file"),
-    "search": ("sse.cli.search", "search such a file, once or interactively"),
+    "search": ("sse.cli.search", "search such a file, once or interactively (extra `search`)"),
 }
 EXAMPLES = """examples:
   sse encode corpus.jsonl vectors.parquet -m model
@@ -46,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = arguments[0] if arguments else "--help"
     try:
         if name == "train":  # its options are the trainer's own
-            return import_module("sse.training.run").run(arguments[1:])
+            with script_imports():
+                from sse.training.run import run
+            return run(arguments[1:])
         return _command(name, arguments[1:])
     except BrokenPipeError:  # `sse ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

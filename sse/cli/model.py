@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sse.common.errors import UserError
-from sse.model.quantise import ROW_KINDS
+from sse.model.table import ROW_KINDS
 
 Run = Callable[[argparse.Namespace], None]
 
@@ -41,8 +41,8 @@ def _info(args: argparse.Namespace) -> None:
 def export(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse export`."""
     parser.description = (
-        "Write a model to another folder: portable (for sentence-transformers, needs torch), with "
-        "smaller rows\n(for this package, needs no torch), or as ONNX."
+        "Write a model to another folder: portable (for sentence-transformers; extra `train`),\n"
+        "with smaller rows (for this package; the core suffices), or as ONNX (extra `onnx`)."
     )
     parser.epilog = (
         "examples:\n"

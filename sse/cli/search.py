@@ -17,7 +17,8 @@ from sse.common.errors import UserError
 from sse.serving.encoder import Encoder
 from sse.serving.index import KINDS, OVERSAMPLING, Hit, Index, build_index
 from sse.serving.vector_files import check_target
-from sse.text.records import read_folder_texts, read_rows, snippet
+from sse.text.passages import folder_passages, snippet
+from sse.text.records import read_records
 
 # What would command the terminal, in an index from elsewhere: shown as a question mark.
 CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "?")
@@ -50,14 +51,14 @@ def index(parser: argparse.ArgumentParser) -> Run:
 def _index(args: argparse.Namespace) -> None:
     check_target(args.target, args.force)
     if Path(args.source).is_dir():
-        rows = read_folder_texts(args.source)
+        rows = folder_passages(args.source)
     else:
-        rows = read_rows(args.source, args.form, args.column)
+        rows = read_records(args.source, args.form, args.column)
     rows = chain(list(islice(rows, 1)), rows)  # a bad input fails before the model is loaded
     model = Encoder(args.model, args.dim, fast=not args.no_fast)
     start = time.perf_counter()
-    with bar("indexing", args.quiet) as told:
-        count = build_index(rows, model, args.target, args.kind, told, args.batch_size)
+    with bar("indexing", args.quiet) as progress:
+        count = build_index(rows, model, args.target, args.kind, progress, args.batch_size)
     seconds, size = time.perf_counter() - start, os.path.getsize(args.target)
     if args.json:
         facts = {"texts": count, "seconds": round(seconds, 3), "bytes": size, "out": args.target}
@@ -105,8 +106,8 @@ def _search(args: argparse.Namespace) -> None:
 
 def _format(query: str, hits: list[Hit], args: argparse.Namespace, seconds: float) -> str:
     if args.json:
-        found = {"query": query, "seconds": round(seconds, 6), "hits": [asdict(h) for h in hits]}
-        return json.dumps(found, ensure_ascii=False) + "\n"
+        answer = {"query": query, "seconds": round(seconds, 6), "hits": [asdict(h) for h in hits]}
+        return json.dumps(answer, ensure_ascii=False) + "\n"
     lines = []
     for hit in hits:
         text = hit.text if args.full else snippet(hit.text, query)

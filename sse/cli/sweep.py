@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import write_json
-from sse.sweeps.grid import Trial, check_trials, given_options, read_sweep
-from sse.sweeps.trials import KEPT, Outcome, run_local, state
+from sse.sweeps.grid import Trial, check_trials, read_options, read_sweep
+from sse.sweeps.results import HELD_OUT, collect
+from sse.sweeps.trials import FAILED, KEPT, Outcome, cores, run_local, state
 
 DESCRIPTION = """Run an ablation sweep: a training run per combination of options.
 
@@ -33,22 +35,19 @@ Tables: OUT/results.parquet, OUT/diagnostics.parquet (`sse.sweeps.results` says 
 
 def parser() -> argparse.ArgumentParser:
     """The options that are the sweep's own."""
-    found = Parser(prog="sweep.py", description=DESCRIPTION)
-    found.add_argument("--config", help="the sweep's YAML file")
-    found.add_argument("--out", required=True, help="folder of the sweep")
-    found.add_argument("--jobs", type=int, help="trials at once (default: one a core)")
-    found.add_argument("--threads", type=int, help="threads of a trial (default: cores / jobs)")
-    found.add_argument("--dry-run", action="store_true", help="list trials and expected time")
-    found.add_argument("--retry", action="store_true", help="run broken trials again")
-    found.add_argument(
-        "--keep", action="append", default=[], choices=KEPT, help="also keep this of each trial"
-    )
-    found.add_argument("--collect", action="store_true", help="only gather the tables again")
-    found.add_argument(
-        "--ray", metavar="ADDRESS", help="spread trials by Ray: auto, local or HOST:PORT"
-    )
-    found.add_argument("--gpus", type=float, default=0, help="with --ray: GPUs of a trial")
-    return found
+    made = Parser(prog="sweep.py", description=DESCRIPTION)
+    add = made.add_argument
+    add("--config", help="the sweep's YAML file")
+    add("--out", required=True, help="folder of the sweep")
+    add("--jobs", type=int, help="trials at once (default: one per core)")
+    add("--threads", type=int, help="threads per trial (default: cores / jobs)")
+    add("--dry-run", action="store_true", help="list the trials")
+    add("--retry", action="store_true", help="run broken trials again")
+    add("--keep", action="append", default=[], choices=KEPT, help="also keep this of each trial")
+    add("--collect", action="store_true", help="only gather the tables again")
+    add("--ray", metavar="ADDRESS", help="spread trials by Ray: auto, local or HOST:PORT")
+    add("--gpus", type=float, default=0, help="with --ray: GPUs per trial")
+    return made
 
 
 @one_line
@@ -65,42 +64,48 @@ def run(arguments: Sequence[str] | None = None) -> None:
     for name in ("jobs", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} {value}: give at least 1")
-    over, grid = given_options(rest)
+    over, grid = read_options(rest)
     trials = read_sweep(options.config, {"eval.baselines": False} | over, grid)
     check_trials(trials)
-    jobs = options.jobs or min(len(trials), len(os.sched_getaffinity(0)))
+    states = {trial.name: state(out, trial) for trial in trials}
     if options.dry_run:
-        return list_trials(trials, out, jobs)
-    sweep(trials, out, jobs, options)
+        lines = [f"{states[trial.name]:7}{trial.name}" for trial in trials]
+        print("\n".join([*lines, f"{len(trials)} trials"]))  # noqa: T201
+        return None
+    sweep(trials, states, out, options)
     return None
 
 
-def sweep(trials: list[Trial], out: Path, jobs: int, options: argparse.Namespace) -> None:
-    """Run what is not finished, tell of each trial, and write the tables.
+def sweep(
+    trials: list[Trial], states: dict[str, str], out: Path, options: argparse.Namespace
+) -> None:
+    """Run what is not finished, report each trial, and write the tables.
 
     Raises:
         UserError: a trial broke; the others have been run.
     """
-    found = {trial.name: state(out, trial) for trial in trials}
     skip = ("done",) if options.retry else ("done", "failed")
-    todo = [trial for trial in trials if found[trial.name] not in skip]
+    todo = [trial for trial in trials if states[trial.name] not in skip]
+    jobs = options.jobs or min(len(trials), cores())
     record_trials(out, trials)
+    counts = Counter(states.values())
     print(  # noqa: T201, the account is the program's output
-        f"{len(trials)} trials: {len(todo)} to run, {_count(found, 'done')} done, "
-        f"{_count(found, 'failed')} broken; {jobs} at once; {out}",
+        f"{len(trials)} trials: {len(todo)} to run, {counts['done']} done, "
+        f"{counts['failed']} broken; {jobs} at once; {out}",
         flush=True,
     )
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     begun = time.monotonic()
-    for number, outcome in enumerate(_run(todo, out, jobs, options), 1):
-        _tell(outcome, number, len(todo), time.monotonic() - begun)
+    with closing(_run(todo, out, jobs, options)) as outcomes:
+        for number, outcome in enumerate(outcomes, 1):
+            _report(outcome, number, len(todo), time.monotonic() - begun)
     broken = [trial.name for trial in trials if state(out, trial) == "failed"]
     if len(broken) < len(trials):
         tables(out)
     if broken:
         raise UserError(
             f"{len(broken)} of {len(trials)} trials broke, the first {broken[0]} "
-            f"(see {out / 'trials' / broken[0] / 'failed.json'}): mend it and use --retry"
+            f"(see {out / 'trials' / broken[0] / FAILED}): mend it and use --retry"
         )
 
 
@@ -114,7 +119,9 @@ def record_trials(out: Path, trials: list[Trial]) -> None:
     write_json(file, {"trials": list(by_name.values())})
 
 
-def _run(todo: list[Trial], out: Path, jobs: int, options: argparse.Namespace) -> Iterator[Outcome]:
+def _run(
+    todo: list[Trial], out: Path, jobs: int, options: argparse.Namespace
+) -> Generator[Outcome, None, None]:
     if options.ray:
         from sse.sweeps.ray_trials import run_ray
 
@@ -123,8 +130,8 @@ def _run(todo: list[Trial], out: Path, jobs: int, options: argparse.Namespace) -
     return run_local(todo, out, jobs, options.threads, options.keep)
 
 
-def _tell(outcome: Outcome, number: int, total: int, seconds: float) -> None:
-    left = seconds / number * (total - number)
+def _report(outcome: Outcome, number: int, total: int, seconds: float) -> None:
+    """Print a trial's quality and times, or why it broke, and the time that the rest may take."""
     head = f"[{number}/{total}] {outcome.trial.name}"
     if outcome.facts is None:
         print(f"{head}: BROKEN, {outcome.error}", flush=True)  # noqa: T201
@@ -132,7 +139,7 @@ def _tell(outcome: Outcome, number: int, total: int, seconds: float) -> None:
     times = outcome.facts["times"]
     print(  # noqa: T201
         f"{head}: nDCG@10 {_quality(outcome.facts)}, {times['total']:.0f} s "
-        f"({times['train']:.0f} training); {_clock(left)} left",
+        f"({times['train']:.0f} training); {_clock(seconds / number * (total - number))} left",
         flush=True,
     )
 
@@ -141,34 +148,17 @@ def _quality(facts: dict[str, Any]) -> str:
     """The mean over the collections at the largest dimension; the held-out pairs only if alone."""
     scored = dict(facts["metrics"].get("trained", {}))
     if len(scored) > 1:
-        scored.pop("held-out pairs", None)
+        scored.pop(HELD_OUT, None)
     values = [by_dim[max(by_dim, key=int)]["ndcg@10"] for by_dim in scored.values()]
     return f"{statistics.mean(values):.4f}" if values else "-"
 
 
 def tables(out: Path) -> None:
     """Write the tables and say where."""
-    from sse.sweeps.results import collect
-
     print(f"results: {collect(out)}")  # noqa: T201
-
-
-def list_trials(trials: list[Trial], out: Path, jobs: int) -> None:
-    """Print every trial with its state."""
-    for trial in trials:
-        print(f"{state(out, trial):7} {trial.name}")  # noqa: T201
-    print(f"{len(trials)} trials, {jobs} at once")  # noqa: T201
 
 
 def _clock(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _count(found: dict[str, str], what: str) -> int:
-    return sum(1 for value in found.values() if value == what)
-
-
-def _terminated(*_: Any) -> None:
-    raise KeyboardInterrupt

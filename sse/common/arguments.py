@@ -9,7 +9,7 @@ from sse.common.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """argparse with errors of one line, and options that are written out in full."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -17,5 +17,5 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
+        """Raise UserError; argparse would print the usage and exit."""
         raise UserError(f"{message} (see {self.prog} --help)")

@@ -1,25 +1,39 @@
-"""One clear line for every user's mistake: the value, where it came from, the way out."""
+"""Errors of one line for what a user can mend: the value, where it came from, the way out."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
-_ROOM = "free some space or choose another folder"
+# Libraries that the core does without, by the name to import: the extra that brings each.
+EXTRAS = {
+    "faiss": "search",
+    "fsspec": "cluster",
+    "nanotoken": "fast",
+    "onnx": "onnx",
+    "ray": "cluster",
+    **dict.fromkeys(
+        ("Stemmer", "bm25s", "datasets", "jsonargparse", "lightning", "matplotlib", "pandas",
+         "scipy", "sentence_transformers", "tensorboard", "torch", "torchmetrics", "yaml"),
+        "train",
+    ),
+}  # fmt: skip
+_FREE_SPACE = "free some space or choose another folder"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WAYS_OUT = {
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
     errno.EFBIG: "raise the limit of a file's size (ulimit -f) or choose another folder",
     errno.EIO: "check the disk or choose another folder",
     errno.EACCES: "get the permission or choose another place",
     errno.EROFS: "choose a place that can be written",
-    # What becomes of a folder that cannot be made, or of a file that has gone.
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
     errno.EEXIST: "choose another path",
@@ -28,11 +42,11 @@ _WAYS_OUT = {
 
 
 class Stopped(Exception):
-    """A signal ended the program at a point it can go on from.
+    """A signal ended the program at a point from which it can go on.
 
     Args:
-        number: the signal.
-        way_on: how to go on.
+        number: the signal's number.
+        way_on: how to go on, in words.
     """
 
     def __init__(self, number: int, way_on: str) -> None:
@@ -44,37 +58,82 @@ class LostProcess(Stopped):
     """Another process of the run is gone, so this one cannot go on.
 
     Args:
-        rank: this process's number.
+        rank: the number of this process.
     """
 
     exit_code = 1
 
     def __init__(self, rank: int) -> None:
         Exception.__init__(
-            self, f"process {rank} ends: another process of the run is gone; go on with --resume"
+            self, f"process {rank} ends: another process of the run is gone; resume the run"
         )
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line: the value, where it came from, the way out."""
+    """Bad input; its message is one line: the value, where it came from, the way out."""
 
     def _render_traceback_(self) -> list[str]:
-        """One line in a notebook too: IPython asks for this before it prints a traceback."""
+        """The line that IPython prints in a notebook instead of a traceback."""
         return [f"error: {self}"]
 
 
-def one_line(main: Callable[..., Any]) -> Callable[..., int]:
-    """Turn the failures a user can mend into one line on stderr and an exit code.
+class MissingExtra(UserError, ImportError):
+    """A library is not installed; the message names the extra of this package that brings it.
 
-    Exit codes: 0 success, 1 a full disk or another system error, 2 bad input, 128 + the signal that
-    ended the program (130 for Ctrl-C).
-    Anything else is a defect of ours and keeps its traceback.
+    Args:
+        library: a key of `EXTRAS`.
+    """
+
+    def __init__(self, library: str) -> None:
+        extra = EXTRAS[library]
+        super().__init__(
+            f"this needs the extra `{extra}` ({library} is not installed): "
+            f"pip install 'stable-static-embedding[{extra}]'"
+        )
+
+
+@contextlib.contextmanager
+def extras_named() -> Iterator[None]:
+    """Raise `MissingExtra` for a missing library of an extra; other missing modules pass."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        # A missing part of an installed library (`torch.x`) is a defect and has another name.
+        if error.name not in EXTRAS:
+            raise
+        raise MissingExtra(error.name) from None
+
+
+@contextlib.contextmanager
+def script_imports() -> Iterator[None]:
+    """Around a script's imports: a missing extra ends the script in one line, with code 2."""
+    try:
+        with extras_named():
+            yield
+    except MissingExtra as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+def import_extra(module: str) -> Any:
+    """The module of that name; `MissingExtra` where it needs an extra that is not installed."""
+    with extras_named():
+        return import_module(module)
+
+
+def one_line(main: Callable[..., Any]) -> Callable[..., int]:
+    """Turn the failures that a user can mend into one line on stderr and an exit code.
+
+    The codes are 0 for success, 1 for a full disk or another system error, 2 for bad input, and
+    128 + the signal that ended the program (130 for Ctrl-C). Any other exception is a defect of
+    this project and keeps its traceback.
     """
 
     @functools.wraps(main)
     def wrapper(*args: Any, **kwargs: Any) -> int:
         try:
-            main(*args, **kwargs)
+            with extras_named():
+                main(*args, **kwargs)
         except UserError as error:
             sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
             return 2
@@ -96,13 +155,13 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
 
 
 def _system_line(error: Exception) -> str | None:
-    """What the system refused and the way out, where a user can mend it; None for a defect."""
+    """The system's message and the way out, or None where a user cannot mend the error."""
     if isinstance(error, OSError) and error.errno in _WAYS_OUT:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{place}: {_WAYS_OUT[error.errno]}"
-    # Libraries written in Rust and C++ pass the system's words on in errors of their own; torch's
-    # writer names its own source file instead.
+    # Libraries in Rust and C++ raise the system's message in exceptions of their own types. torch's
+    # file writer names only its source file.
     if "inline_container.cc" in str(error):
-        return f"a file could not be written in full: {_ROOM}"
+        return f"a file could not be written in full: {_FREE_SPACE}"
     full = (number for number in _FULL if os.strerror(number) in str(error))
     return next((f"{os.strerror(number)}: {_WAYS_OUT[number]}" for number in full), None)

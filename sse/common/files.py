@@ -12,21 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-STALE = 24 * 3600.0  # seconds without a write, after which a temporary file has no writer any more
+STALE = 24 * 3600.0  # seconds without a write after which a temporary file counts as abandoned
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary file beside `path`; rename it to `path` on success, remove it on failure.
 
-    The data are flushed to the disk before the rename, so a kill or a power cut leaves the old file
-    or the new one, never a torn one. A killed process leaves its temporary file; a write of the
-    same name removes it once it is a day old.
+    The data are flushed to the disk before the rename. So a kill or a power cut leaves the old file
+    or the new one, never a part of one. A killed process leaves its temporary file. A later write
+    of the same name removes it once it is a day old.
     """
     target = Path(path)
     with _temporary(target) as temporary:
         temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode  # by the umask; some writers make their files private
+        mode = temporary.stat().st_mode  # as the umask has it; some writers make private files
         yield temporary
         _finish(temporary, mode)
         os.replace(temporary, target)
@@ -34,11 +34,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it replaces `path`, on failure it goes.
+    """Yield a temporary folder beside `path`; it replaces `path` on success, else it is removed.
 
-    A folder that exists is moved aside first, as no portable call replaces one. Between the two
-    renames a reader finds no folder there. A process that is killed between them leaves the old
-    folder as `.NAME.*.tmp/old`.
+    An existing folder is moved aside first, as no portable call replaces a folder. Between the two
+    renames `path` does not exist. A process that is killed there leaves the old folder as
+    `.NAME.*.tmp/old`.
     """
     target = Path(path)
     with _temporary(target) as scratch:
@@ -67,22 +67,22 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 @contextlib.contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
-    """A free name beside `target`; what stands there is removed in the end."""
+    """Yield an unused name beside `target`, and remove what stands there at the end."""
     target.parent.mkdir(parents=True, exist_ok=True)
     path = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         yield path
-        # Only now that the target is whole: a kill amid `atomic_folder` left the old one there.
-        for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-            with contextlib.suppress(OSError):  # another process was faster
-                if time.time() - left.stat().st_mtime > STALE:
-                    _remove(left)
+        # Only once the target is whole: a kill within `atomic_folder` leaves the old folder here.
+        for other in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+            with contextlib.suppress(OSError):  # another process has removed it
+                if time.time() - other.stat().st_mtime > STALE:
+                    _remove(other)
     finally:
         _remove(path)
 
 
 def _finish(path: Path, mode: int) -> None:
-    """Make the file readable by whom the umask allows, and flush it to the disk."""
+    """Set the file's permission bits and flush it to the disk."""
     path.chmod(mode & 0o777)
     with open(path, "rb") as file:
         os.fsync(file.fileno())

@@ -1,7 +1,7 @@
 """The Hugging Face hub with a deadline: an unreachable hub is an error within five seconds.
 
 The hub's own client retries for much longer. So one small request with a deadline goes first, and
-only a hub that answers is asked for more. A file in the local cache is used without a request.
+larger ones follow only where the hub answers. A cached file needs no request.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ DEADLINE = 3.0  # seconds, name look-up included
 
 
 class HubUnreachable(UserError):
-    """The hub does not answer, or the user forbids asking it."""
+    """The hub does not answer, or the user forbids the network."""
 
 
 def hub_file(name: str, file: str) -> Path:
-    """Local path of one file of a hub model, from the cache or downloaded.
+    """The local path of one file of a tokenizer on the hub, from the cache or downloaded.
+
+    Args:
+        name: the hub name, such as `google-bert/bert-base-uncased`.
+        file: the file's name there.
 
     Raises:
         UserError: no such model or file, or an unreachable hub.
@@ -46,7 +50,17 @@ def hub_file(name: str, file: str) -> Path:
 
 
 def ask_hub(what: str, question: Callable[[Any], Any], way_out: str) -> Any:
-    """`question(HfApi)` within the deadline, or a UserError naming `what` and `way_out`."""
+    """The result of `question(HfApi)` within the deadline.
+
+    Args:
+        what: the request's object in words, for the message of an error.
+        question: the request.
+        way_out: what the user can do instead, for the message.
+
+    Raises:
+        HubUnreachable: no answer, or the user forbids the network.
+        UserError: no such name, or no access to it.
+    """
     import huggingface_hub
     from huggingface_hub import constants, errors
 
@@ -80,7 +94,7 @@ def offline() -> bool:
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """The result of `call`, or TimeoutError: a name look-up cannot be bounded otherwise."""
+    """The result of `call`, or TimeoutError; no other way bounds a name look-up."""
     answer: Future[Any] = Future()
 
     def work() -> None:
@@ -89,11 +103,11 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
         except BaseException as error:  # the caller's `answer.result` raises it
             answer.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()  # an executor's would hold the program's end
+    threading.Thread(target=work, daemon=True).start()  # an executor's would delay the exit
     return answer.result(seconds)
 
 
 def _first(error: BaseException) -> str:
-    """The error's first line; its class where it has no text, as a TimeoutError."""
+    """The error's first line, or its class where it has no text (TimeoutError)."""
     lines = str(error).strip().splitlines()
     return lines[0][:120] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What ran: versions, machine and commit, for the records of runs and benchmarks."""
+"""Versions, machine and commit, for the records of runs and benchmarks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 
 
 def versions(*packages: str) -> dict[str, str | None]:
-    """{package: its version}, None where it is not installed; this one first."""
-    found: dict[str, str | None] = {}
+    """{package: version or None where it is not installed}, this project first."""
+    installed: dict[str, str | None] = {}
     for name in ("stable-static-embedding", *packages):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            installed[name] = None
+    return installed
 
 
 def machine() -> dict[str, str | int | None]:
-    """Python, processor and cores; torch's threads and device where the program has loaded it."""
+    """Python, processor and cores; torch's threads and device where torch is loaded."""
     facts: dict[str, str | int | None] = {
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -35,7 +35,7 @@ def machine() -> dict[str, str | int | None]:
 
 
 def commit() -> str:
-    """The checkout's commit, with + where files differ from it; empty outside a checkout."""
+    """The checkout's commit, with "+" where files differ from it; "" outside a checkout."""
     here = Path(__file__).parent
     try:
         head, changes = (

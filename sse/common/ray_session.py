@@ -1,4 +1,4 @@
-"""A quiet Ray session: this machine's own, or a cluster's."""
+"""A Ray session without Ray's messages, on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from typing import Any
 
 from sse.common.errors import UserError
 
-OBJECT_STORE = 100_000_000  # bytes; only descriptors and counts pass through it
+OBJECT_STORE = 100_000_000  # bytes; it holds only file names and counts
 
 
 @contextlib.contextmanager
 def ray_session(address: str | None, workers: int) -> Iterator[None]:
-    """Ray, quiet: this machine's own, ended with the run, or a cluster that goes on."""
+    """Run the block within a Ray session; one that the caller has opened is used and stays open.
+
+    Args:
+        address: the cluster's; None starts Ray on this machine and ends it after the block.
+        workers: the number of cores of a session on this machine.
+
+    Raises:
+        UserError: Ray does not start.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -25,14 +33,15 @@ def ray_session(address: str | None, workers: int) -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if ray.is_initialized():  # the caller's own
+    if ray.is_initialized():
         yield
         return
-    with _muted():
-        yield from _started(address, workers)
+    with _muted_stderr():
+        yield from _session(address, workers)
 
 
-def _started(address: str | None, workers: int) -> Iterator[None]:
+def _session(address: str | None, workers: int) -> Iterator[None]:
+    """Start Ray, yield once, and disconnect from it."""
     import ray
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -57,22 +66,22 @@ def _started(address: str | None, workers: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _muted() -> Iterator[None]:
-    """Drop what Ray's C++ side writes to the process's standard error; failures are raised."""
+def _muted_stderr() -> Iterator[None]:
+    """Drop what Ray's C++ side writes to file descriptor 2; Python's sys.stderr still prints."""
     sys.stderr.flush()
     try:
-        mine = sys.stderr.fileno() == 2
-    except (OSError, ValueError):
-        mine = False
-    before, kept = sys.stderr, os.dup(2)
+        shared = sys.stderr.fileno() == 2
+    except (OSError, ValueError):  # a notebook's stream
+        shared = False
+    stream, terminal = sys.stderr, os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        if mine:
-            sys.stderr = os.fdopen(os.dup(kept), "w", buffering=1, errors="backslashreplace")
+        if shared:
+            sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, errors="backslashreplace")
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        sys.stderr = before
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        sys.stderr = stream

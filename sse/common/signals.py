@@ -1,7 +1,7 @@
-"""What SIGINT and SIGTERM do: every handler of the library stands here.
+"""Every handler of SIGINT and SIGTERM in the library.
 
-Python runs a handler in the main thread, between two of its instructions. A signal that comes just
-before a call that waits is heard when the call returns, so a second Ctrl-C may be needed.
+Python runs a handler in the main thread, between two instructions. A signal just before a blocking
+call is handled when that call returns, so a second Ctrl-C may be needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def interrupt_on_sigterm() -> Any:
     """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does, until something else handles it.
 
     Returns:
-        The handler before; None outside the main thread, where nothing changes.
+        The previous handler; None outside the main thread, where nothing changes.
     """
     if threading.current_thread() is threading.main_thread():
         return signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -31,7 +31,7 @@ def interrupt_on_sigterm() -> Any:
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Raise KeyboardInterrupt at SIGTERM too."""
+    """Raise KeyboardInterrupt at SIGTERM too, within the block."""
     before = interrupt_on_sigterm()
     try:
         yield
@@ -41,12 +41,13 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 class NotedSignals:
-    """SIGINT and SIGTERM noted instead of raised, so that the work in hand ends first.
+    """Record SIGINT and SIGTERM instead of raising, so that the current step ends first.
 
-    Outside the main thread, which alone may set handlers, nothing happens.
+    Outside the main thread, which alone may set handlers, nothing happens. A second signal of the
+    same kind ends the process.
 
     Attributes:
-        number: the signal that came, 0 for none. A second one of the same kind ends the process.
+        number: the last signal's number, 0 for none.
     """
 
     def __init__(self) -> None:
@@ -54,12 +55,12 @@ class NotedSignals:
         self._before: dict[int, Any] = {}
 
     def remember(self) -> None:
-        """Take the handlers of now for those that `give_back` restores."""
+        """Store the current handlers, which `give_back` restores."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in STOPS}
 
     def take_over(self) -> None:
-        """Note signals from now on; `remember` comes first."""
+        """Record signals from now on; call `remember` first."""
         for number in self._before:
             signal.signal(number, self._note)
 
@@ -68,7 +69,7 @@ class NotedSignals:
         signal.signal(number, signal.SIG_DFL)
 
     def give_back(self) -> None:
-        """Restore the remembered handlers."""
+        """Restore the handlers that `remember` stored."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
@@ -76,10 +77,10 @@ class NotedSignals:
 
 @contextlib.contextmanager
 def stopped_with(way_on: Callable[[], str]) -> Iterator[None]:
-    """Raise `Stopped` at SIGINT and SIGTERM, where nobody else handles them.
+    """Raise `Stopped` at SIGINT and SIGTERM within the block, where they have Python's handlers.
 
     Args:
-        way_on: says how to go on, when the signal has come.
+        way_on: returns how to go on, in words; called when a signal comes.
     """
     defaults = (signal.SIG_DFL, signal.default_int_handler)
     before = {}

@@ -145,8 +145,9 @@ def _check(label: str, files: Sequence[Path], dataset: Any, columns: Sequence[Co
     names = list(dict.fromkeys(column.name for column in columns))
     for name in names:
         if not _holds_text(schema.field(name).type) or _is_json(dataset.features[name]):
-            problem = fault(files, names) or f"column {name!r} is {schema.field(name).type}"
-            raise UserError(f"{label}: {problem}, not text; mend it or name another column")
+            kind = schema.field(name).type
+            problem = fault(files, names) or f"column {name!r} is {kind}, not text"
+            raise UserError(f"{label}: {problem}; mend it or name another column")
     first = 0
     for table in dataset.select_columns(names).with_format("arrow").iter(RUN):
         for column in columns:

@@ -69,8 +69,13 @@ def parse_spec(text: str) -> SetSpec:
         hf:sentence-transformers/all-nli?config=triplet&split=train&cap=100000
         faq.csv?anchor=frage&positive=antwort
 
+    Examples:
+        >>> spec = parse_spec("faq.csv?anchor=frage&positive=antwort&cap=100")
+        >>> spec.path, spec.columns, spec.cap
+        ('faq.csv', {'anchor': 'frage', 'positive': 'antwort'}, 100)
+
     Raises:
-        UserError: an unknown key, or a number that is none.
+        UserError: an unknown key, or a cap or negatives that is no whole number.
     """
     match = re.fullmatch(r"(.+?)\?(\w+=.*)", text)
     if not match or Path(text).exists():

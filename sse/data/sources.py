@@ -25,7 +25,7 @@ from sse.common.errors import UserError
 from sse.common.hub import HubUnreachable, ask_hub
 from sse.data.bad_rows import fault
 from sse.data.set_spec import SetSpec
-from sse.text.record_files import kind_of, lines_of, open_bytes
+from sse.text.record_files import kind_of, numbered, open_bytes, or_raise
 
 KINDS = "jsonl, json, csv, tsv (each also .gz) or parquet"
 BIG = 200_000_000  # bytes from which reading takes long enough for a progress bar
@@ -236,8 +236,8 @@ def _csv_options(files: Sequence[Path], separator: str) -> dict[str, Any]:
     import datasets
 
     with open_bytes(files[0]) as file:
-        first = (line.decode("utf-8-sig") for line in lines_of(file))
-        header = next(csv.reader(first, delimiter=separator), [])
+        lines = (line for _, line in or_raise(numbered(file, str(files[0]))))
+        header = next(csv.reader(lines, delimiter=separator), [])
     if len(set(header)) < len(header) or "" in header:
         raise UserError(f"{files[0]}: line 1: column names must differ and not be empty: {header}")
     features = datasets.Features({name: datasets.Value("string") for name in header})

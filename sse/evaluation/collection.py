@@ -6,21 +6,18 @@
   dropped when a collection is evaluated, as sentence-transformers does.
 - A document whose id equals the query's is kept, as sentence-transformers keeps it (BEIR and mteb
   drop it, which matters for ArguAna and Quora only).
-- Every file may be gzipped. Whatever is wrong in a file is said with its name, line and value.
+- Every file may be gzipped. An error names file, line and value.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sse.common.errors import UserError
-from sse.text.record_files import LongLine, lines_of
+from sse.text.record_files import BadFile, BadValue, Fault, numbered, open_bytes, or_raise
+from sse.text.records import json_records, shown, text_in, text_of, value_in
 
 Qrels = dict[str, dict[str, int]]
 
@@ -112,55 +109,33 @@ def _qrels_file(root: Path, split: str | None) -> Path:
     if split is None:
         split = next(iter(there)) if len(there) == 1 else "test"
     if split not in there:
-        found = f"there is {', '.join(there)}" if there else "the folder has no .tsv file"
-        raise UserError(f"{root / 'qrels' / (split + '.tsv')}: no such file: {found}")
+        splits = f"there is {', '.join(there)}" if there else "the folder has no .tsv file"
+        raise UserError(f"{root / 'qrels' / (split + '.tsv')}: no such file: {splits}")
     return there[split]
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered non-blank lines, decoded one by one so that an error can say where it is."""
-    number, some = 0, False
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for raw in lines_of(file):
-                line = raw.decode("utf-8" if number else "utf-8-sig")
-                number += 1
-                if line.strip():
-                    some = True
-                    yield number, line
-    except LongLine as error:
-        raise UserError(f"{path} line {number + 1}: {error}") from None
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise UserError(
-            f"{path} line {number + 1}: byte 0x{byte:02x} is not UTF-8: re-encode the file"
-        ) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(
-            f"{path} after line {number}: a truncated or corrupt gzip file ({error}): "
-            "download it again"
-        ) from None
-    if not some:
-        raise UserError(f"{path}: the file is empty")
 
 
 def _texts(path: Path) -> dict[str, str]:
     """Id -> text of a corpus or queries file."""
     texts: dict[str, str] = {}
-    for number, line in _lines(path):
-        where = f"{path} line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not JSON ({error}): {_short(line)}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: {_short(line)} is not an object with _id and text")
-        identity = _field(row, "_id", where)
-        title = _field(row, "title", where) if row.get("title") is not None else ""
-        if identity in texts:
-            raise UserError(f"{where}: the id {identity!r} occurs twice: ids must be unique")
-        texts[identity] = document_text(title, _field(row, "text", where))
+    with open_bytes(path) as file:
+        lines = numbered(file, str(path))
+        for number, (identity, text) in or_raise(json_records(lines, str(path), _document)):
+            if identity in texts:
+                reason = f"the id {identity!r} occurs twice: ids must be unique"
+                raise Fault(str(path), "line", number, reason).error()
+            texts[identity] = text
+    if not texts:
+        raise BadFile(str(path), "the file is empty")
     return texts
+
+
+def _document(values: dict[str, Any]) -> tuple[str, str]:
+    """(id, title and text) of a record; an id may be a whole number."""
+    identity = value_in(values, "_id")
+    whole = isinstance(identity, int) and not isinstance(identity, bool)
+    title = text_in(values, "title") if values.get("title") is not None else ""
+    text = document_text(title, text_in(values, "text"))
+    return str(identity) if whole else text_of(identity, "_id"), text
 
 
 def document_text(title: str, text: str) -> str:
@@ -169,49 +144,49 @@ def document_text(title: str, text: str) -> str:
     return joined if joined.isascii() else joined.encode("utf-8", "replace").decode("utf-8")
 
 
-def _field(row: dict[str, Any], name: str, where: str) -> str:
-    if name not in row:
-        raise UserError(f"{where}: no {name!r}, only {', '.join(map(repr, row)) or 'nothing'}")
-    value = row[name]
-    if name == "_id" and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        raise UserError(f"{where}: {name!r} is {_short(json.dumps(value))}, not text")
-    return value
-
-
 def _qrels(path: Path, queries: dict[str, str], corpus: dict[str, str], queries_name: str) -> Qrels:
     """Judgements; the first line is a header where its last field is no whole number."""
     qrels: Qrels = {}
-    first = True
-    for number, line in _lines(path):
-        where = f"{path} line {number}"
-        fields = [field.strip() for field in line.split("\t")]
-        if len(fields) != 3:
-            raise UserError(
-                f"{where}: {_short(line)} has {len(fields)} tab-separated fields, "
-                "not query-id, corpus-id, score"
-            )
-        query_id, corpus_id, score = fields
-        header, first = first, False
-        try:
-            value = int(score)
-        except ValueError:
-            if header:
+    empty = True
+    with open_bytes(path) as file:
+        for number, line in or_raise(numbered(file, str(path))):
+            if not line.strip():
                 continue
-            raise UserError(f"{where}: the score {score!r} is not a whole number") from None
-        if query_id not in queries:
-            raise UserError(f"{where}: unknown query id {query_id!r}: {queries_name} has none such")
-        if corpus_id not in corpus:
-            raise UserError(f"{where}: unknown corpus id {corpus_id!r}: the corpus has none such")
-        if qrels.setdefault(query_id, {}).setdefault(corpus_id, value) != value:
-            raise UserError(
-                f"{where}: {query_id!r} with {corpus_id!r} is judged twice, "
-                f"{qrels[query_id][corpus_id]} and {value}: keep one"
-            )
+            first, empty = empty, False
+            try:
+                query_id, corpus_id, score = _fields(line)
+                if first and not _is_whole(score):
+                    continue
+                if not _is_whole(score):
+                    raise BadValue(f"the score {score!r} is not a whole number")
+                if query_id not in queries:
+                    raise BadValue(f"unknown query id {query_id!r}: {queries_name} has none such")
+                if corpus_id not in corpus:
+                    raise BadValue(f"unknown corpus id {corpus_id!r}: the corpus has none such")
+                before = qrels.setdefault(query_id, {}).setdefault(corpus_id, int(score))
+                if before != int(score):
+                    pair = f"{query_id!r} with {corpus_id!r}"
+                    raise BadValue(f"{pair} is judged twice, {before} and {score}: keep one")
+            except BadValue as reason:
+                raise Fault(str(path), "line", number, str(reason)).error() from None
+    if empty:
+        raise BadFile(str(path), "the file is empty")
     return qrels
 
 
-def _short(text: str) -> str:
-    text = text.strip()
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+def _fields(line: str) -> list[str]:
+    fields = [field.strip() for field in line.split("\t")]
+    if len(fields) != 3:
+        raise BadValue(
+            f"{shown(line.strip())} has {len(fields)} tab-separated fields, "
+            "not query-id, corpus-id, score"
+        )
+    return fields
+
+
+def _is_whole(score: str) -> bool:
+    try:
+        int(score)
+    except ValueError:
+        return False
+    return True

@@ -34,21 +34,34 @@ NO_DIM = 0  # the dimension under which a system without one (BM25) stands
 
 @dataclass(frozen=True)
 class Scores:
-    """One collection (or the mean over all) at one dimension."""
+    """One collection (or the mean over all) at one dimension.
 
-    values: dict[str, float]  # metric -> mean over queries
-    intervals: dict[str, tuple[float, float]]  # metric -> 95% bootstrap interval
-    per_query: dict[str, np.ndarray] = field(default_factory=dict)  # metric -> (Q,); none in a mean
+    Attributes:
+        values: metric -> mean over queries.
+        intervals: metric -> 95% bootstrap interval.
+        per_query: metric -> (Q,); empty in a mean over collections.
+    """
+
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    per_query: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one system scored: `scores[collection][dim]`, and `mean[dim]` over collections."""
+    """What one system scored.
+
+    Attributes:
+        scores: collection -> dimension -> scores.
+        mean: dimension -> mean over collections.
+        query_ids: collection -> ids, in the order of `per_query`.
+        sizes: collection -> number of documents.
+    """
 
     scores: dict[str, dict[int, Scores]]
     mean: dict[int, Scores]
-    query_ids: dict[str, list[str]]  # collection -> ids, in the order of `per_query`
-    sizes: dict[str, int]  # collection -> number of documents
+    query_ids: dict[str, list[str]]
+    sizes: dict[str, int]
 
     @property
     def dims(self) -> list[int]:
@@ -148,6 +161,9 @@ def evaluate_bm25(
 
     A document that shares no term with the query counts as not retrieved: at equal scores of 0 its
     place would be that of its id.
+
+    Raises:
+        UserError: no collection, two of one name, or no query with a relevant document.
     """
     parts = []
     bar = tqdm(
@@ -206,10 +222,19 @@ def difference(
 ) -> dict[str, tuple[float, float, float]]:
     """`a` minus `b`, each at its largest dimension, with a paired 95% bootstrap interval.
 
-    Query by query, so far narrower than the two systems' own intervals suggest.
+    It pairs the systems query by query, so it is far narrower than their own intervals suggest.
+
+    Args:
+        a: one system's result.
+        b: the other's, on the same queries.
+        metric: one of `sse.evaluation.metrics.METRICS`.
+        seed: of the bootstrap.
 
     Returns:
         (difference, low, high) per collection, and under `mean` that of the mean over them.
+
+    Raises:
+        UserError: the systems were evaluated on different queries.
     """
     gains, samples, values = {}, [], []
     for name in a.scores:

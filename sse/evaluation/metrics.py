@@ -37,20 +37,32 @@ _DISCOUNT = 1 / np.log2(np.arange(2, 12))  # (10,)
 
 
 def metric_label(metric: str) -> str:
-    """`ndcg@10` as papers write it: nDCG@10."""
+    """A metric as papers write it.
+
+    >>> metric_label("ndcg@10")
+    'nDCG@10'
+    """
     name, k = metric.split("@")
     return f"{_LABELS.get(name, name)}@{k}"
 
 
 @dataclass(frozen=True)
 class Judgements:
-    """What `score_run` needs of the qrels, by position: Q queries, N documents."""
+    """What `score_run` needs of the qrels, by position: Q queries, N documents.
+
+    Attributes:
+        n_documents: N.
+        keys: (J,) ascending, query * N + document, of the relevant documents.
+        gains: (J,) the gain of each.
+        n_relevant: (Q,) relevant documents, those missing from the corpus included.
+        ideal: (Q,) DCG@10 of the best possible ranking.
+    """
 
     n_documents: int
-    keys: np.ndarray  # (J,) ascending, query * N + document, of the relevant documents
-    gains: np.ndarray  # (J,) the gain of each
-    n_relevant: np.ndarray  # (Q,) relevant documents, those missing from the corpus included
-    ideal: np.ndarray  # (Q,) DCG@10 of the best possible ranking
+    keys: np.ndarray
+    gains: np.ndarray
+    n_relevant: np.ndarray
+    ideal: np.ndarray
 
 
 def judge(
@@ -60,7 +72,14 @@ def judge(
     *,
     graded: bool = False,
 ) -> Judgements:
-    """Turn qrels into arrays. Every query must have a relevant document (grade above 0)."""
+    """Turn judgements (qrels) into arrays for `score_run`.
+
+    Args:
+        qrels: query id -> document id -> grade; above 0 is relevant. Every query needs one such.
+        query_ids: Q queries, in the order of the rankings.
+        document_ids: N documents; a ranking holds their positions.
+        graded: take the grade as nDCG's gain, instead of 1.
+    """
     position = {document_id: i for i, document_id in enumerate(document_ids)}
     keys, gains = [], []
     n_relevant = np.zeros(len(query_ids))
@@ -94,6 +113,15 @@ def score_run(ranking: np.ndarray, judgements: Judgements) -> dict[str, np.ndarr
 
     Returns:
         metric name -> (Q,) float64, in the order of `METRICS`.
+
+    Examples:
+        Two documents of three are relevant, and stand first and third: nDCG@10 is
+        (1 + 1/2) / (1 + 1/log2(3)).
+
+        >>> judgements = judge({"q": {"a": 1, "c": 1}}, ["q"], ["a", "b", "c"])
+        >>> scores = score_run(np.array([[0, 1, 2]]), judgements)
+        >>> [round(float(scores[name][0]), 4) for name in ("ndcg@10", "mrr@10", "recall@1")]
+        [0.9197, 1.0, 0.5]
     """
     gains = _gains(ranking[:, :DEPTH], judgements)  # (Q, <= 100)
     hits = (gains > 0).astype(np.float64)
@@ -126,9 +154,14 @@ def _gains(ranking: np.ndarray, judgements: Judgements) -> np.ndarray:
 def bootstrap_means(
     values: np.ndarray, *, seed: int | list[int] = 0, resamples: int = 1000
 ) -> np.ndarray:
-    """Means of `values` (Q, C) over resampled queries: (resamples, C).
+    """Means over queries drawn with replacement: (resamples, C).
 
     The same seed and Q draw the same queries, so differences between systems are paired.
+
+    Args:
+        values: (Q, C), one row per query.
+        seed: of the draws.
+        resamples: how often Q queries are drawn.
     """
     n = len(values)
     rng = np.random.default_rng(seed)
@@ -143,6 +176,11 @@ def bootstrap_means(
 
 
 def interval(means: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of bootstrap means (resamples, C): two arrays (C,)."""
+    """The percentile interval of bootstrap means: its lower and upper ends, each (C,).
+
+    Args:
+        means: (resamples, C), from `bootstrap_means`.
+        level: the share of the resamples inside.
+    """
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

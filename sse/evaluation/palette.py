@@ -1,4 +1,4 @@
-"""What all figures share: colours and markers."""
+"""Colours and markers of all figures; apart from `report`, which needs torch."""
 
 from __future__ import annotations
 

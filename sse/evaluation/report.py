@@ -1,4 +1,4 @@
-"""Evaluated systems side by side: a table to read, JSON and parquet to compute with, a figure.
+"""Evaluated systems side by side: a table to read, parquet to compute with, a figure.
 
 `results` maps a system's name to its `Result`; the first is the one the report is about, the
 others are what it stands beside. All must have been evaluated on the same collections.
@@ -13,23 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from sse.common.files import atomic_file, write_json
+from sse.common.files import atomic_file
 from sse.evaluation.evaluate import NO_DIM, Result, Scores, difference
 from sse.evaluation.metrics import METRICS, metric_label
 from sse.evaluation.palette import COLOURS, MARKERS
 
 Results = dict[str, Result]
 
-REPORT = ("report.txt", "report.json", "per_query.parquet", "quality.png")
+REPORT = ("report.txt", "per_query.parquet", "quality.png")
 
 SUMMARY = ("ndcg@10", "mrr@10", "map@100", "accuracy@1", "recall@10")
 
 
 def write_report(results: Results, folder: str | Path, figure: bool = True) -> list[Path]:
-    """Write `report.txt`, `report.json`, `per_query.parquet` and `quality.png` into `folder`.
-
-    Without `figure`, the first three.
-    """
+    """Write `report.txt`, `per_query.parquet` and, with `figure`, `quality.png` into `folder`."""
     files = REPORT if figure else REPORT[:-1]
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
@@ -38,7 +35,6 @@ def write_report(results: Results, folder: str | Path, figure: bool = True) -> l
         made = Path(name)
         with atomic_file(made / "report.txt") as temporary:
             temporary.write_text(format_table(results) + "\n", "utf-8")
-        write_json(made / "report.json", to_json(results))
         write_per_query(results, made / "per_query.parquet")
         if figure:
             plot(results, made / "quality.png")
@@ -58,31 +54,6 @@ def format_table(results: Results, metric: str = "ndcg@10") -> str:
     over = f"Mean over {n} collections" if n > 1 else f"By dimension on {next(iter(first.scores))}"
     parts += [over, _align(_by_dim(results), left=1)]
     return "\n\n".join(parts)
-
-
-def to_json(results: Results) -> dict[str, Any]:
-    """`{system: {"collections": {name: {dim: {metric: {value, low, high}}}}, "mean": {dim: ..}}}`.
-
-    A system without a dimension stands under "0".
-    """
-
-    def rows(by_dim: dict[int, Scores]) -> dict[str, Any]:
-        return {
-            str(dim): {
-                metric: {"value": value, "low": row.intervals[metric][0],
-                         "high": row.intervals[metric][1]}
-                for metric, value in row.values.items()
-            }
-            for dim, row in by_dim.items()
-        }  # fmt: skip
-
-    return {
-        name: {
-            "collections": {c: rows(by_dim) for c, by_dim in result.scores.items()},
-            "mean": rows(result.mean),
-        }
-        for name, result in results.items()
-    }
 
 
 def write_per_query(results: Results, path: str | Path) -> None:

@@ -29,8 +29,8 @@ def load_model(folder: str | Path, device: str | None = None) -> Any:
     if not _native(Path(folder)):
         return load(folder, device=device)
     if (Path(folder) / CONFIG_NAME).exists():  # of ours: the parts are checked against each other
-        found = read_folder(folder)
-        found.check_tokenizer(load_tokenizer(str(found.tokenizer)).vocab_size)
+        files = read_folder(folder)
+        files.check_tokenizer(load_tokenizer(str(files.tokenizer)).vocab_size)
     from sentence_transformers import SentenceTransformer
 
     try:

@@ -23,35 +23,33 @@ from sse_kernels.backends import has_triton
 from torch import Tensor
 
 from sse.common.errors import UserError
-from sse.loss.tiled import EXCLUDED, Options, TextIds, Tiled, equal_texts
+from sse.loss.tiled import EXCLUDED, LossOptions, TextIds, Tiled, equal_texts
 
-__all__ = ["check_dims", "check_smoothing", "equal_texts", "matryoshka_loss"]
+__all__ = ["check_prefixes", "check_smoothing", "equal_texts", "matryoshka_loss"]
 
-# Query rows of a tile. Measured at batches of 512, 2,048 and 8,192 on one core: 128 takes 4 to 7%
-# longer, 64 13 to 22%; 512 is up to 5% faster for twice the memory (10 MB at 2,048 pairs, 5 dims).
+# Query rows of a tile: fewer are slower, more are hardly faster and take more memory.
 TILE_ROWS = 256
 Backend = Literal["auto", "triton", "tiled", "dense"]
 
 
-def check_dims(dims: Sequence[int], dim: int) -> tuple[int, ...]:
-    """The Matryoshka dims, largest first; each must be a prefix of the model's `dim` columns."""
+def check_prefixes(dims: Sequence[int], dim: int) -> tuple[int, ...]:
+    """`dims`, largest first; UserError where one is no prefix of `dim` columns or comes twice."""
     for d in dims:
         if not 1 <= d <= dim:
             raise UserError(
-                f"matryoshka dim {d} (--model.matryoshka_dims) is no prefix of {dim} dimensions: "
-                f"give values from 1 to {dim}"
+                f"`dims` has {d}, which is no prefix of {dim} dimensions: give 1 to {dim}"
             )
     if len(set(dims)) != len(dims) or not dims:
-        raise UserError(f"matryoshka dims {list(dims)} (--model.matryoshka_dims): give each once")
+        raise UserError(f"`dims` is {list(dims)}: give each once, and at least one")
     return tuple(sorted(dims, reverse=True))
 
 
 def check_smoothing(label_smoothing: float) -> float:
-    """`label_smoothing`, where it is one: from 0 (none) to below 1."""
+    """`label_smoothing`; UserError unless it is from 0 (none) to below 1."""
     if not 0 <= label_smoothing < 1:
         raise UserError(
-            f"label_smoothing is {label_smoothing} (--model.label_smoothing): give a share of the "
-            "target from 0 (none) to below 1, as 0.1"
+            f"`label_smoothing` is {label_smoothing}: give a share of the target from 0 (none) to "
+            "below 1, as 0.1"
         )
     return label_smoothing
 
@@ -76,7 +74,7 @@ def matryoshka_loss(
         documents: (M, D), M >= first + B: positives of P >= first + B pairs, row first + i that of
             query i, then any hard negatives.
         dims: Matryoshka dims, prefixes of D, in any order.
-        weights: one a dim, 1 by default.
+        weights: one weight per dim, 1 by default.
         scale: inverse temperature of the cosine.
         symmetric: add document -> query over the positives, and halve: sentence-transformers'
             MultipleNegativesSymmetricRankingLoss. Needs the queries of all the positives.
@@ -96,9 +94,9 @@ def matryoshka_loss(
     ascending = sorted(zip(dims, weights or [1.0] * len(dims), strict=True))
     _check(query, documents, [d for d, _ in ascending], symmetric, first)
     check_smoothing(label_smoothing)
-    options = Options(ascending, scale, symmetric, text_ids, first, label_smoothing)
+    options = LossOptions(ascending, scale, symmetric, text_ids, first, label_smoothing)
     if backend not in get_args(Backend):
-        raise UserError(f"backend '{backend}': choose one of {', '.join(get_args(Backend))}")
+        raise UserError(f"`backend` is '{backend}': choose one of {', '.join(get_args(Backend))}")
     if backend == "auto":
         backend = "triton" if query.is_cuda and has_triton() else "tiled"
     if backend == "triton":
@@ -121,12 +119,12 @@ def _check(query: Tensor, documents: Tensor, dims: list[int], symmetric: bool, f
             f"the loss's queries are {tuple(query.shape)} and its documents "
             f"{tuple(documents.shape)}: it needs equal columns, and a positive for each query"
         )
-    check_dims(dims, query.shape[1])
+    check_prefixes(dims, query.shape[1])
     if symmetric and first:
         raise ValueError("symmetric=True needs every query: call it once for each direction")
 
 
-def _dense(query: Tensor, documents: Tensor, options: Options) -> Tensor:
+def _dense(query: Tensor, documents: Tensor, options: LossOptions) -> Tensor:
     """The definition, with B x M matrices and autograd."""
     b, first = len(query), options.first
     own = torch.arange(first, first + b, device=query.device)

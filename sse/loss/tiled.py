@@ -4,12 +4,10 @@
   0-32-64-128-256-512 each column is multiplied once (512 columns) instead of once for every dim
   that holds it (992).
 - A tile of query rows goes through softmax and gradient at once and is forgotten: memory is linear
-  in the batch (never B x M, nor one such matrix a dim), and a tile stays in the cache.
+  in the batch (never B x M, nor one such matrix per dim), and a tile stays in the cache.
 - Between the matrix products stands what passes over a tile element by element. On a CPU, in
-  float32, `sse.loss._tiled` does it, one small C file built with the package where a C compiler is
-  found:
-  1 ns an element and dim instead of 6: the loss is 1.3 to 1.4 times as fast at batches of 512 to
-  8,192. Without it, for other tensors, label smoothing and document -> query torch does the same.
+  float32, `sse.loss._tiled` does it, a small C file built with the package where a C compiler is
+  found. Without it, for other tensors, label smoothing and document -> query torch does the same.
 """
 
 from __future__ import annotations
@@ -41,8 +39,8 @@ ALL = slice(None)
 TextIds = tuple[Tensor, Tensor]
 
 
-class Options(NamedTuple):
-    """What a loss was asked for beside its vectors; `matryoshka_loss` explains them.
+class LossOptions(NamedTuple):
+    """The arguments of `matryoshka_loss` besides its vectors.
 
     `dims` are (dim, weight), smallest first.
     """
@@ -68,7 +66,9 @@ class Tiled(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, documents: Tensor, options: Options, tile: int) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, documents: Tensor, options: LossOptions, tile: int
+    ) -> Tensor:
         """The loss; its gradients in `ctx`."""
         batch = _Batch(query, documents, options)
         rows = [slice(i, min(i + tile, len(query))) for i in range(0, len(query), tile)]
@@ -81,11 +81,11 @@ class Tiled(torch.autograd.Function):
         loss = query.new_zeros(())
         for part in rows:
             if buffer is None:
-                found = _tile(batch, part, columns, by_d)
+                result = _tile(batch, part, columns, by_d)
             else:
-                found = _compiled_tile(batch, part, buffer, by_d)
-            loss += found.loss
-            _add_gradients(batch, part, found, grad_q[part], grad_d)
+                result = _compiled_tile(batch, part, buffer, by_d)
+            loss += result.loss
+            _add_gradients(batch, part, result, grad_q[part], grad_d)
         by_d = _through_norms(by_d, batch.norm2_d)
         for k, block in enumerate(batch.blocks):
             grad_d[:, block].addcmul_(documents[:, block], by_d[k, :, None], value=-1)
@@ -101,9 +101,9 @@ class Tiled(torch.autograd.Function):
 
 
 class _Batch:
-    """The batch and what all its tiles share: column blocks and squared norms, one a dim."""
+    """The batch and what all its tiles share: column blocks and squared norms, one per dim."""
 
-    def __init__(self, query: Tensor, documents: Tensor, options: Options) -> None:
+    def __init__(self, query: Tensor, documents: Tensor, options: LossOptions) -> None:
         self.query, self.documents, self.options = query, documents, options
         bounds = [0, *(dim for dim, _ in options.dims)]
         self.blocks = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
@@ -136,7 +136,7 @@ class _Batch:
 
 
 class _Columns(NamedTuple):
-    """Of each positive's column: log-sum-exp over all queries, (B,) a dim; how many count, (B,)."""
+    """Of each positive's column, (B,): log-sum-exp over the queries, per dim; how many count."""
 
     lse: list[Tensor]
     count: Tensor
@@ -160,7 +160,7 @@ class _Tile(NamedTuple):
 
     Attributes:
         loss: of its rows, weighted.
-        grams: (rows, M) a dim: dloss/dG, summed over this dim and those above it.
+        grams: (rows, M) per dim: dloss/dG, summed over this dim and those above it.
         by_q: (dims, rows): sum_j P_ij S_ij, for the queries' norms.
     """
 

@@ -1,11 +1,12 @@
-/* Mean pooling of table rows for sse.model.table, without the GIL.
+/* The mean of each text's table rows for sse.model.table, without the GIL.
 
-   What numpy lacks: it would gather the rows into a copy and add them up in a second pass, 3 times
-   the memory traffic, or run a Python loop. One pass here: each text's rows are added in order, as
-   torch's embedding_bag does, so float32 means are bit for bit the same.
+   numpy would gather the rows into a copy and add them in a second pass, or run a Python loop. Here
+   one pass adds each text's rows in order, as torch's embedding_bag does. So float32 means are bit
+   for bit the same.
 
-   Rows are float32, float16, int8 with a scale each, or 4 bits with a scale each (high nibble
-   first). The caller checks types; sizes, offsets and token ids are checked here. */
+   Rows are float32, float16, int8 or int4 (two columns per byte, the first in the high nibble).
+   int8 and int4 rows have one scale per row. The caller checks types; sizes, offsets and token ids
+   are checked here. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -23,20 +24,20 @@
 #define PREFETCH(p) ((void)0)
 #endif
 
-#define AHEAD 8 /* tokens: rows are scattered, so memory is asked for this much in advance */
+#define AHEAD 8 /* tokens; rows are scattered in memory, so they are prefetched */
 
-#define BEYOND_IDS -2 /* the offsets leave the ids */
+#define BEYOND_IDS -2 /* an offset lies beyond the ids */
 
 typedef struct {
     const char *rows;    /* the table */
     int64_t stride;      /* bytes from row to row */
     int64_t count;       /* rows */
-    const float *scales; /* of int8 and 4-bit rows */
+    const float *scales; /* of int8 and int4 rows */
     const uint32_t *ids;
-    int64_t tokens;
+    int64_t tokens;         /* ids of all texts */
     const int64_t *offsets; /* texts + 1 */
     int64_t texts;
-    int64_t dim; /* leading columns wanted */
+    int64_t dim; /* leading columns to compute */
     float *out;  /* (texts, dim) */
 } Job;
 
@@ -47,8 +48,9 @@ static inline void fetch(const Job *job, int64_t token, int64_t bytes) {
     }
 }
 
-/* IEEE half to float for finite values: shift the exponent into place and rescale, which also
-   makes subnormal numbers right. Bit operations only, so that compilers vectorise it. */
+/* float16 to float32, for finite values. The bits are shifted into place and the exponent's bias is
+   corrected by the factor 2^(127 - 15), which holds for subnormal numbers too. Without branches, so
+   that compilers vectorise it. */
 static inline float from_half(uint16_t half) {
     uint32_t bits = (uint32_t)(half & 0x7fff) << 13;
     float value;
@@ -60,9 +62,10 @@ static inline float from_half(uint16_t half) {
     return value;
 }
 
-/* One function per row type. Rows are added four at a time, in order, which saves three quarters of
-   the traffic to `out`: STEP(c, e, s) adds column c (of 4 bits: 2c and 2c + 1) of the row e with
-   the scale s. Returns -1, the first id beyond the table, or BEYOND_IDS. */
+/* One function per kind of row. It returns -1, the first id beyond the table, or BEYOND_IDS.
+   Rows are added four at a time, in order, which saves three quarters of the traffic to `out`.
+   STEP(c, e, s) adds column c (of int4: 2c and 2c + 1) of the row e with the scale s. TAIL adds the
+   last column of an int4 row where `dim` is odd. */
 #define POOL(NAME, TYPE, BYTES, COLUMNS, LOAD, STEP, STORE, TAIL)                     \
     EVERY_CPU static int64_t NAME(const Job *job) {                                   \
         const int64_t dim = job->dim, bytes = (BYTES), columns = (COLUMNS);           \
@@ -171,7 +174,7 @@ static PyObject *pool(PyObject *self, PyObject *args) {
 
 static PyMethodDef METHODS[] = {
     {"pool", pool, METH_VARARGS,
-     "pool(kind, count, rows, scales, ids, offsets, out, dim) -> id beyond the table, or -1\n\n"
+     "pool(kind, count, rows, scales, ids, offsets, out, dim) -> first id beyond the table, or -1\n\n"
      "See sse/model/table.py, the only caller."},
     {NULL, NULL, 0, NULL}};
 

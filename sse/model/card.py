@@ -1,4 +1,4 @@
-"""The model card: what the model is, how good, trained on what, and a snippet that runs."""
+"""The model card (README.md): what the model is, its quality, its data, a snippet that runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sse.model.norm_forms import NORM_FORMS
 if TYPE_CHECKING:
     from sse.model.model import SSE
 
-# nested results: {collection: {dim: {metric: value}}}, as evaluation gives them.
+# {collection: {dim: {metric: value}}}, as `sse.evaluation` returns it.
 Metrics = dict[str, dict[str, dict[str, float]]]
 
 SNIPPET = """\
@@ -30,13 +30,13 @@ print(model.similarity(query, documents))
 
 
 def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
-    """Write README.md with a model-index.
+    """Write README.md with a model-index, the hub's machine-readable list of results.
 
     Args:
         path: the file.
         module: the model.
         facts: any of `name`, `data` (lines), `hyperparameters` (dict), `metrics` (see `Metrics`),
-            `baselines` ({name: Metrics}), `notes` (lines). What is not given is left out.
+            `baselines` ({name: Metrics}), `notes` (lines). An absent key has no section.
     """
     name = facts.get("name", "Stable Static Embedding")
     rows, dim = module.embedding.weight.shape
@@ -74,15 +74,16 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
 
 
 def _limit(module: SSE) -> str:
-    cut = module.text_tokenizer.max_tokens
-    return "" if cut is None else f" but the {cut} tokens it was trained with"
+    """The exception to "no length limit", where there is one."""
+    limit = module.text_tokenizer.max_tokens
+    return "" if limit is None else f" but the {limit} tokens it was trained with"
 
 
 def _model_index(metrics: Metrics) -> list[dict[str, Any]]:
-    """One result a collection, at its largest dimension."""
+    """One result per collection, at its largest dimension."""
     results = []
     for collection, by_dim in metrics.items():
-        values = _full(by_dim)
+        values = _at_largest(by_dim)
         results.append(
             {
                 "task": {"type": "information-retrieval", "name": "Information Retrieval"},
@@ -97,22 +98,22 @@ def _model_index(metrics: Metrics) -> list[dict[str, Any]]:
 
 
 def _table(metrics: Metrics, baselines: dict[str, Metrics]) -> str:
-    """nDCG@10 by collection and dimension, baselines beside it at their largest dimension."""
+    """nDCG@10 per collection and dimension, and of the baselines at their largest dimension."""
     dims = sorted({int(dim) for by_dim in metrics.values() for dim in by_dim}, reverse=True)
     head = ["nDCG@10", *(f"{dim} dims" for dim in dims), *baselines]
     lines = [head, ["---"] * len(head)]
     for collection, by_dim in metrics.items():
         row = [collection]
         row += [_number(by_dim.get(str(dim), {}).get("ndcg@10")) for dim in dims]
-        for other in baselines.values():
-            values = other.get(collection, {})
-            row.append(_number(_full(values).get("ndcg@10") if values else None))
+        for baseline in baselines.values():
+            values = baseline.get(collection, {})
+            row.append(_number(_at_largest(values).get("ndcg@10") if values else None))
         lines.append(row)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _full(by_dim: dict[str, dict[str, float]]) -> dict[str, float]:
-    """The values at the largest dimension, or at the only one of a system without dimensions."""
+def _at_largest(by_dim: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The values at the largest dimension; a baseline without dimensions has one entry."""
     return by_dim[max(by_dim, key=lambda dim: int(dim) if dim.isdigit() else 0)]
 
 

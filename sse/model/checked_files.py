@@ -1,9 +1,9 @@
 """The files of a model folder, each checked before it is used: place, digest, declared sizes.
 
-- A file stands in the folder, or is a link into the `blobs` of the hub's cache, whose snapshots are
-  made of such links. Other links that leave the folder are refused: a folder from a stranger must
-  not make us read, or export, files of this machine.
-- Tables are mapped, and only after their declared sizes have been found to fit the file.
+- A file stands in the folder, or is a link into the `blobs` of the hub's cache, whose snapshots
+  consist of such links. Any other link out of the folder is refused: a stranger's folder must not
+  make this machine read, or export, its own files.
+- Tables are memory-mapped after their declared sizes have been compared with the file's size.
 """
 
 from __future__ import annotations
@@ -31,23 +31,25 @@ class ModelFiles:
 
     Args:
         root: the folder.
-        verify: compare the files with the digests that a folder of ours lists.
+        verify: compare the files with the digests in `sse_config.json`, where it lists some.
 
     Attributes:
-        config: `sse_config.json`, or {} where there is none.
+        config: the content of `sse_config.json`, or {} where there is none.
 
     Raises:
-        UserError: a file that is not as it was written.
+        UserError: a file that differs from its digest.
     """
 
     def __init__(self, root: Path, verify: bool = True) -> None:
         self.root, self.verify = root, verify
         self.config: dict[str, Any] = self.json(CONFIG_NAME) if self.has(CONFIG_NAME) else {}
         if verify:
-            check_folder(root, self.config, lambda n: self.path(n) if self.has(n) else None)
+            check_folder(
+                root, self.config, lambda name: self.path(name) if self.has(name) else None
+            )
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file, or a link of that name."""
+        """Whether the name exists, also as a broken link."""
         return os.path.lexists(self.root / name)
 
     def path(self, name: str) -> Path:
@@ -64,8 +66,8 @@ class ModelFiles:
             )
         return path
 
-    def json(self, name: str, kind: type = dict) -> Any:
-        """The JSON in a file; UserError where it holds none, or another `kind` of value."""
+    def json(self, name: str, expected: type = dict) -> Any:
+        """The JSON value in a file; UserError unless its type is `expected`."""
         path = self.path(name)
         if (size := path.stat().st_size) > _MAX_JSON:
             raise UserError(f"{path} has {size:,} bytes, more than the {_MAX_JSON:,} that are read")
@@ -75,8 +77,9 @@ class ModelFiles:
             raise UserError(
                 f"{path} is no JSON ({error}): copy or export the model again"
             ) from error
-        if not isinstance(value, kind):
-            raise UserError(f"{path} holds a {type(value).__name__}, expected a {kind.__name__}")
+        if not isinstance(value, expected):
+            kind = type(value).__name__
+            raise UserError(f"{path} holds a {kind}, expected a {expected.__name__}")
         return value
 
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
@@ -87,8 +90,11 @@ class ModelFiles:
 def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     """Every tensor of a safetensors file as a read-only memory map; bfloat16 becomes float32.
 
-    Format: 8 bytes little-endian header length, a JSON header, then the data. Source:
-    https://github.com/huggingface/safetensors
+    The file is the header's length (8 bytes, little-endian), a JSON header, then the data.
+    Source: https://github.com/huggingface/safetensors
+
+    Raises:
+        UserError: a header that is no JSON, or declares what the file cannot hold.
     """
     size = path.stat().st_size
     try:
@@ -106,30 +112,33 @@ def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
 def _tensor(
     path: Path, base: int, size: int, dtype: str, shape: list[int], data_offsets: list[int]
 ) -> NDArray[Any]:
-    """One tensor of the file; ValueError where its declared place or shape cannot be."""
+    """One tensor of the file; ValueError where its declared type, place or shape is impossible."""
     if dtype not in _DTYPES:
         raise ValueError(f"a tensor of type {dtype}")
-    kind = np.dtype(_DTYPES[dtype])
+    stored = np.dtype(_DTYPES[dtype])
     start, end = data_offsets
     if any(type(n) is not int or n < 0 for n in [*shape, start, end]):
         raise ValueError("a negative size")
-    if base + end > size or end - start != math.prod(shape) * kind.itemsize:
+    if base + end > size or end - start != math.prod(shape) * stored.itemsize:
         raise ValueError(f"{size} bytes do not hold a tensor of shape {shape}")
-    if start == end:  # nothing can be mapped
-        return np.zeros(shape, np.float32 if dtype == "BF16" else kind)
-    data = np.memmap(path, kind, "r", base + start, tuple(shape))
+    if start == end:  # no system maps zero bytes
+        return np.zeros(shape, np.float32 if dtype == "BF16" else stored)
+    data = np.memmap(path, stored, "r", base + start, tuple(shape))
     return (data.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else data
 
 
 def read_q4(path: Path, vocab: int) -> EmbeddingTable:
     """The published 4-bit table, memory-mapped.
 
-    The file is V x D/2 packed bytes (high nibble first), then V float32 scales;
-    w = (q / 7.5 - 1) * scale. D is not written in it and follows from V and the size.
+    The file is (V, D / 2) bytes, two columns per byte with the first in the high nibble, then (V,)
+    float32 scales; w = (q / 7.5 - 1) * scale. D follows from V and the file's size.
 
     Args:
         path: the file.
-        vocab: V, which is the number of tokens where nothing else says it.
+        vocab: V, the number of rows.
+
+    Raises:
+        UserError: a size that is no multiple of V, or scales that are not finite.
     """
     size = path.stat().st_size
     row, rest = divmod(size, vocab) if vocab > 0 else (0, 1)

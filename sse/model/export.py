@@ -1,17 +1,13 @@
-"""Write a model folder that every sentence-transformers user can load, without this package.
+"""Write a model folder that sentence-transformers loads without this package.
 
-An SSE model folds exactly into native modules: StaticEmbedding(E), then one module for each step
-of the norm's `sse.model.norm_forms.Form`:
+An SSE model equals native modules: StaticEmbedding(E), then one per step of the norm's `Form`:
 
-    dyt          Dense(diag(alpha), bias, Tanh) -> Dense(diag(beta), Identity)
-    dyt_outside  Dense(diag(alpha), Tanh) -> Dense(diag(beta), bias, Identity)
-    hardtanh     Dense(diag(alpha), bias, Hardtanh) -> Dense(diag(beta), Identity)
-    layernorm    LayerNorm
-    rmsnorm      Normalize -> Dense(diag(weight * sqrt(D)), Identity)
-    none         nothing
+    dyt, hardtanh  Dense(diag(alpha), bias, Tanh or Hardtanh) -> Dense(diag(beta))
+    layernorm      LayerNorm
+    rmsnorm        Normalize -> Dense(diag(weight * sqrt(D)))
 
-so the folder needs neither `trust_remote_code` nor pickle: safetensors, JSON and a model card. The
-file `sse_config.json` beside them names the norm, for `sse.load` and `sse.Encoder`.
+So the folder holds safetensors, JSON and a card: no pickle, no `trust_remote_code`. Its
+`sse_config.json` names the norm, for `sse.load` and `sse.Encoder`.
 """
 
 from __future__ import annotations
@@ -49,13 +45,15 @@ def export(
     """Write `model` to `folder`, whole or not at all.
 
     Args:
-        model: the module, or what `sse.load` returns (whose prompts and similarity are kept).
-        folder: replaced if it exists and holds a model; refused if it holds something else.
-        card: facts for the model card (`sse.model.card.write_card`): metrics, data,
-        hyper-parameters.
+        model: the module, or what `sse.load` returns, with its prompts and similarity.
+        folder: a new or empty folder, or one that holds a model, which is replaced.
+        card: the `facts` of `sse.model.card.write_card`.
 
     Returns:
         The folder.
+
+    Raises:
+        UserError: a folder that holds anything else, or a file of that name.
     """
     target = Path(folder)
     _check_target(target)
@@ -102,6 +100,7 @@ def native_modules(module: SSE) -> list[nn.Module]:
 
 
 def _table(module: SSE) -> StaticEmbedding:
+    """The native module of table and tokenizer, which cuts texts at `max_tokens`."""
     table = module.embedding.weight.detach().float().cpu().contiguous()
     tokenizer = copy.deepcopy(module.tokenizer)
     if module.text_tokenizer.max_tokens:
@@ -110,7 +109,7 @@ def _table(module: SSE) -> StaticEmbedding:
 
 
 def _diagonal(scale: Tensor, bias: Tensor | None, activation: nn.Module) -> Dense:
-    """activation(scale * x + bias) as a Dense module."""
+    """The map activation(scale * x + bias) as a Dense module; scale and bias are (D,)."""
     dim = len(scale)
     dense = Dense(dim, dim, bias=bias is not None, activation_function=activation)
     with torch.no_grad():
@@ -121,7 +120,7 @@ def _diagonal(scale: Tensor, bias: Tensor | None, activation: nn.Module) -> Dens
 
 
 def _check_target(target: Path) -> None:
-    """Never replace what is not a model folder."""
+    """UserError for a target that `export` must not replace."""
     if target.is_file():
         raise UserError(f"{target} is a file: give a folder to write the model to")
     if target.is_dir() and any(target.iterdir()) and not (target / "modules.json").exists():

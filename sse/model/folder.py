@@ -1,10 +1,13 @@
-"""Read a model folder with numpy alone: the table by memory map, the norm, the tokenizer.
+"""Read a model folder with numpy alone; nothing in it is executed or unpickled.
 
-Four layouts are known: this project's export (`sse_config.json` beside native
-sentence-transformers modules), its compact form with smaller rows (`sse.model.quantise`), the
-published SSE models (`embedding.weight`, `dyt.alpha|beta|bias`, or their 4-bit file), and any
-sentence-transformers folder with a StaticEmbedding alone. Nothing is executed, nothing is
-unpickled; `sse.model.checked_files` checks each file before it is used.
+| layout          | recognised by                    | table             | norm's vectors         |
+|-----------------|----------------------------------|-------------------|------------------------|
+| export          | sse_config.json                  | model.safetensors | one folder per module  |
+| compact         | sse_config.json with `rows`      | model.safetensors | beside the table       |
+| compact int4    | sse_config.json, `rows` is int4  | Q4_TABLE          | Q4_REST                |
+| published 4-bit | Q4_TABLE                         | Q4_TABLE          | Q4_REST                |
+| published       | tensors beside the table         | model.safetensors | beside the table       |
+| StaticEmbedding | modules.json names nothing else  | model.safetensors | none                   |
 """
 
 from __future__ import annotations
@@ -23,24 +26,23 @@ from sse.model.checked_files import ModelFiles, read_q4
 from sse.model.norm_forms import NORM_FORMS
 from sse.model.table import ROW_KINDS, EmbeddingTable
 
-FORMAT = 1
+FORMAT = 1  # the number of `sse_config.json`'s format
 Q4_TABLE, Q4_REST = "embedding.q4_k_m.bin", "model_rest.safetensors"
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a folder holds.
+    """A model folder's content.
 
     Attributes:
         rows: the table (V, D) as stored, memory-mapped.
         norm: the norm's name.
-        vectors: the norm's parameters, each (D,) float32, by `sse.model.norm_forms`' names;
-            RMSNorm's `gain` is weight * sqrt(D).
-        tokenizer: path of tokenizer.json.
-        digests: what was compared: "verified", "sizes" of a folder made before `digests`, "none".
-        max_tokens: texts are cut there; None for no limit.
+        vectors: the norm's parameters, each (D,) float32, by their names in its `Form`.
+        tokenizer: the path of tokenizer.json.
+        digests: "verified", "sizes" (all that older folders allow) or "none" were compared.
+        max_tokens: the most tokens per text; None for no limit.
         settings: config_sentence_transformers.json (prompts, similarity), or {}.
-        tokens: the tokenizer's vocabulary, where the folder gives it.
+        tokens: the size of the tokenizer's vocabulary, where `sse_config.json` has it.
     """
 
     rows: EmbeddingTable
@@ -55,8 +57,8 @@ class ModelFolder:
     def check_tokenizer(self, tokens: int) -> None:
         """UserError where a vocabulary of `tokens` does not fit the table.
 
-        A table may be padded with rows that no token has, so equality is asked of the number
-        that the export wrote down.
+        A table may have rows beyond the vocabulary. So `tokens` must equal the number in
+        `sse_config.json`, and elsewhere be V at most.
         """
         rows = self.rows.shape[0]
         if tokens > rows or tokens != (self.tokens or tokens):
@@ -76,7 +78,7 @@ def read_folder(folder: str | os.PathLike[str], verify: bool = True) -> ModelFol
 
     Args:
         folder: the folder.
-        verify: compare its files with the digests in it, where it is one of ours.
+        verify: compare its files with the digests in `sse_config.json`, where it lists some.
 
     Raises:
         UserError: no model there, a damaged file, one outside the folder, or parts that do not fit
@@ -94,23 +96,24 @@ def read_folder(folder: str | os.PathLike[str], verify: bool = True) -> ModelFol
     else:
         tensors = files.tensors("model.safetensors")
         rows = _rows(root, tensors)
-        if len(tensors) > 1:  # the published layout has dyt.alpha, dyt.beta, dyt.bias beside it
+        if len(tensors) > 1:
             model = _model(files, rows, "dyt", _vectors(root, tensors, "dyt"))
         else:
             _check_alone(files)
             model = _model(files, rows, "none", {})
-    _check(model, root)
+    _check_vectors(model, root)
     return model
 
 
 def _vocabulary(files: ModelFiles) -> int:
-    """How many tokens the model in tokenizer.json has."""
+    """The number of tokens in tokenizer.json; 0 where it has no vocabulary."""
     model = files.json("tokenizer.json").get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     return len(vocab) if isinstance(vocab, dict | list) else 0
 
 
 def _read_export(files: ModelFiles) -> ModelFolder:
+    """A folder with `sse_config.json`: an export or its compact form."""
     place, config = files.root / CONFIG_NAME, files.config
     if config.get("format") != FORMAT:
         raise UserError(
@@ -128,7 +131,7 @@ def _read_export(files: ModelFiles) -> ModelFolder:
 
 
 def _module_vectors(files: ModelFiles, norm: str) -> dict[str, NDArray[np.float32]]:
-    """The norm's vectors out of native sentence-transformers modules, a subfolder each."""
+    """The norm's vectors from native sentence-transformers modules, one subfolder per module."""
     modules = files.json("modules.json", list)
     paths = {str(m.get("idx")): str(m.get("path")) for m in modules if isinstance(m, dict)}
     vectors = {}
@@ -147,7 +150,7 @@ def _module_vectors(files: ModelFiles, norm: str) -> dict[str, NDArray[np.float3
 
 
 def _read_compact(files: ModelFiles, norm: str) -> ModelFolder:
-    """What `sse.model.quantise.write_compact` writes: rows, scales and the norm's vectors."""
+    """A folder of `sse.model.quantise.write_compact`."""
     root, kind, vocab = files.root, files.config["rows"], files.config.get("vocab_size")
     if str(kind) not in ROW_KINDS or type(vocab) is not int:
         raise UserError(f"{root / CONFIG_NAME} has rows {kind!r} of {vocab!r} tokens: export again")
@@ -164,16 +167,16 @@ def _read_compact(files: ModelFiles, norm: str) -> ModelFolder:
 def _model(
     files: ModelFiles, rows: EmbeddingTable, norm: str, vectors: dict[str, NDArray[np.float32]]
 ) -> ModelFolder:
-    """What the layouts share."""
+    """The `ModelFolder` of a table, a norm, its vectors and the files that all layouts share."""
     config, digests = files.config, "none"
     if files.verify:
         digests = "verified" if "digests" in config else "sizes" if "files" in config else "none"
-    most = config.get("max_tokens")
-    if most is not None and (type(most) is not int or most < 1):
+    limit = config.get("max_tokens")
+    if limit is not None and (type(limit) is not int or limit < 1):
         place = files.root / CONFIG_NAME
-        raise UserError(f"{place} has max_tokens {most!r}: a positive number or null")
+        raise UserError(f"{place} has max_tokens {limit!r}: a positive number or null")
     return ModelFolder(
-        rows, norm, vectors, files.path("tokenizer.json"), digests, most, _settings(files),
+        rows, norm, vectors, files.path("tokenizer.json"), digests, limit, _settings(files),
         config.get("tokens"),
     )  # fmt: skip
 
@@ -195,7 +198,7 @@ def _rows(root: Path, tensors: dict[str, NDArray[Any]]) -> EmbeddingTable:
 def _vectors(
     root: Path, tensors: dict[str, NDArray[Any]], norm: str
 ) -> dict[str, NDArray[np.float32]]:
-    """The norm's vectors as `NORM.NAME`, beside the table."""
+    """The norm's vectors, which the tensors hold as `NORM.NAME`."""
     names = {name: f"{norm}.{name}" for name in NORM_FORMS[norm].stored}
     if missing := [name for name in names.values() if name not in tensors]:
         raise UserError(
@@ -216,8 +219,8 @@ def _check_alone(files: ModelFiles) -> None:
         )
 
 
-def _check(model: ModelFolder, root: Path) -> None:
-    """Do the parts fit each other?"""
+def _check_vectors(model: ModelFolder, root: Path) -> None:
+    """UserError unless each of the norm's vectors is finite and has the table's D."""
     dim = model.rows.shape[1]
     for name, vector in model.vectors.items():
         if vector.shape != (dim,):
@@ -230,7 +233,7 @@ def _check(model: ModelFolder, root: Path) -> None:
 
 
 def _settings(files: ModelFiles) -> dict[str, Any]:
-    """The prompts and the similarity; texts where texts belong."""
+    """Prompts and similarity; UserError unless they are strings."""
     name = "config_sentence_transformers.json"
     settings: dict[str, Any] = files.json(name) if files.has(name) else {}
     prompts = settings.get("prompts") or {}

@@ -1,4 +1,4 @@
-"""Load a model folder as our class: a SentenceTransformer whose first module is `SSE`."""
+"""Load a model folder as a SentenceTransformer that can be trained and exported."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sse.text.tokenizer import load_tokenizer
 
 
 class SSEModel(SentenceTransformer):
-    """What `sse.load` returns: a SentenceTransformer whose first module is `SSE`.
+    """A SentenceTransformer whose only module is `SSE`; `sse.load` returns it.
 
-    Everything of SentenceTransformer works (encode, encode_query, similarity, prompts,
-    truncate_dim); saving writes the portable folder of `sse.export`, which loads anywhere.
+    Its methods work as usual (encode, encode_query, similarity, prompts, truncate_dim). Saving
+    writes the folder of `sse.export`, which sentence-transformers loads without this package.
     """
 
     @property
@@ -30,16 +30,16 @@ class SSEModel(SentenceTransformer):
         return module
 
     def save(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write the portable folder: see `sse.export`."""
+        """Write the folder of `sse.export`; further arguments have no effect."""
         export(self, path)
 
     def save_pretrained(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write the portable folder: see `sse.export`."""
+        """Write the folder of `sse.export`; further arguments have no effect."""
         self.save(path)
 
 
 def load(path: str | os.PathLike[str], **kwargs: Any) -> SSEModel:
-    """Load an exported folder, a published SSE folder (also its 4-bit file) or a StaticEmbedding.
+    """The model in a folder of any layout that `sse.model.folder` knows.
 
     Args:
         path: the folder.
@@ -57,7 +57,7 @@ def load(path: str | os.PathLike[str], **kwargs: Any) -> SSEModel:
 
 
 def build(folder: ModelFolder) -> SSE:
-    """The SSE module of what a folder holds."""
+    """The SSE module of a model folder; UserError where its tokenizer does not fit its table."""
     tokenizer = load_tokenizer(str(folder.tokenizer), max_tokens=folder.max_tokens)
     rows, dim = folder.table.shape
     folder.check_tokenizer(tokenizer.vocab_size)

@@ -1,9 +1,9 @@
 """The model: the mean of token rows, then a norm.
 
-- One table E (V, D), one row a WordPiece id; no attention, no positions, no special tokens.
+- One table E (V, D), one row per WordPiece id; no attention, no positions, no special tokens.
 - x = mean(E[ids]); an empty text has x = 0, so with DyT its vector is beta * tanh(bias).
-- y = norm(x); no L2 normalisation inside: similarity is the cosine.
-- `SSE` is a sentence-transformers input module. A folder on disk is written by `sse.export`.
+- y = norm(x), without L2 normalisation: similarity is the cosine.
+- `SSE` is a sentence-transformers input module; `sse.export` writes it as a folder.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ class SSE(InputModule):
         tokenizer: text -> WordPiece ids; its vocabulary gives the table's V rows.
         dim: D, the dimension of the table and of the vectors.
         norm: a name of `sse.model.norms.NORMS`.
-        alpha_init: first value of a gate's alpha (`dyt`, `hardtanh`, ...).
-        table_std: the table starts as N(0, table_std^2); 1 is EmbeddingBag's default.
-        seed: seed of that start; None draws from torch's global generator.
-        table: (V, D) to use instead of a random start.
+        alpha_init: initial value of a gate's alpha (`dyt`, `hardtanh`, ...).
+        table_std: the table's initial values are N(0, table_std^2); 1 is EmbeddingBag's default.
+        seed: seed of those values; None draws from torch's global generator.
+        table: (V, D) to use instead of random values.
+
+    Raises:
+        UserError: a dim below 1, or an unknown norm.
 
     Source: https://huggingface.co/RikkaBotan/stable-static-embedding-fast-retrieval-mrl-en
     """
@@ -51,7 +54,7 @@ class SSE(InputModule):
     ) -> None:
         super().__init__()
         if dim < 1:
-            raise UserError(f"dim is {dim} (--model.dim): give at least 1")
+            raise UserError(f"dim is {dim}: give at least 1")
         self.dim = dim
         self.norm_name = norm
         self.text_tokenizer = tokenizer
@@ -61,7 +64,7 @@ class SSE(InputModule):
             table.normal_(std=table_std, generator=generator)
         self.embedding = nn.EmbeddingBag.from_pretrained(table, freeze=False, mode="mean")
         self.norm = make_norm(norm, dim, alpha_init)
-        # Set by the trainer: the table's gradient then stays in one buffer from step to step.
+        # The trainer sets it: one buffer then holds the table's gradient in every step.
         self.table_grad: TableGrad | None = None
 
     @property
@@ -71,21 +74,27 @@ class SSE(InputModule):
 
     @property
     def max_seq_length(self) -> float:
-        """No positions, no limit; `max_tokens` of the tokenizer truncates where asked."""
+        """The tokenizer's `max_tokens`, else infinity, as the model has no positions."""
         return self.text_tokenizer.max_tokens or math.inf
 
     def get_embedding_dimension(self) -> int:
-        """D."""
+        """D, the dimension of the vectors."""
         return self.dim
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What `repr` shows."""
+        """The settings that `repr` shows."""
         return {"norm": self.norm_name, "dim": self.dim, "vocab": self.embedding.num_embeddings}
 
     def pool(self, ids: Tensor, offsets: Tensor, plan: BagPlan | None = None) -> Tensor:
-        """Texts to vectors: ids (N,), offsets (B + 1,) -> (B, D).
+        """The texts' vectors norm(mean(E[ids])).
 
-        A `plan` of the same bag, prepared ahead, spares the backward pass a sort.
+        Args:
+            ids: token ids of all texts, (N,).
+            offsets: text b has the ids from offsets[b] to offsets[b + 1]; (B + 1,).
+            plan: of the same ids and offsets; with it the backward pass needs no sort.
+
+        Returns:
+            (B, D).
         """
         weight = self.embedding.weight
         if (gate := self.norm.fused()) is not None:
@@ -94,13 +103,13 @@ class SSE(InputModule):
         return pooled
 
     def mean(self, ids: Tensor, offsets: Tensor, plan: BagPlan | None = None) -> Tensor:
-        """Mean rows of the table, before the norm: (B, D)."""
+        """The texts' mean rows (B, D), before the norm; arguments as in `pool`."""
         return bag_mean(self.embedding.weight, ids, offsets, plan=plan, table_grad=self.table_grad)
 
     def preprocess(
         self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Tokenise: {"input_ids": (N,), "offsets": (B + 1,)}."""
+        """The texts' token ids: {"input_ids": (N,), "offsets": (B + 1,)}."""
         texts = self._prepend_prompt(list(inputs), prompt) if prompt else list(inputs)
         batch = self.text_tokenizer.encode(texts)
         return {
@@ -114,7 +123,7 @@ class SSE(InputModule):
         return features
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Refused: one module cannot write a folder that loads everywhere; `sse.export` does."""
+        """Raise UserError: `sse.export` writes the folder, of which a module is only a part."""
         raise UserError(
             f"cannot save an SSE module alone to {output_path}: "
             "use sse.export(model, folder) or the save() of the model that sse.load returns"

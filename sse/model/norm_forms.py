@@ -1,8 +1,8 @@
-"""The norms without torch: what each computes, step by step, and how a folder stores it.
+"""The norms without torch: each as a sequence of steps, with the names of its stored vectors.
 
-`NORM_FORMS` holds one `Form` per norm of `sse.model.norms`, by the same name. All but training
-follows from it: the numpy encoder, the folder's tensors, the native sentence-transformers modules
-(`sse.model.export`), the ONNX graph and the model card.
+`NORM_FORMS` holds one `Form` per norm of `sse.model.norms`, by the same name. Everything except
+training is derived from it: the numpy encoder, the folder's tensors, the native
+sentence-transformers modules (`sse.model.export`), the ONNX graph and the model card.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Vectors = dict[str, Array]  # a norm's parameters, each (D,), by their names in a `Form`
-TINY = np.float32(1e-12)  # torch.nn.functional.normalize's floor of a norm
-LAYERNORM_EPS = np.float32(1e-5)  # torch.nn.LayerNorm's
+TINY = np.float32(1e-12)  # least divisor of a row, as in torch.nn.functional.normalize
+LAYERNORM_EPS = np.float32(1e-5)  # as in torch.nn.LayerNorm
 
 
 @dataclass(frozen=True)
 class Diagonal:
-    """x -> activation(scale * x + shift), with one scale and one shift a dimension.
+    """x -> activation(scale * x + shift), with one scale and one shift per dimension.
 
     Attributes:
         scale: the vector's name.
@@ -33,16 +33,16 @@ class Diagonal:
     scale: str
     shift: str | None = None
     activation: str = "Identity"
-    by_dimension = True
+    by_dimension = True  # y_j depends on x_j alone
 
     @property
     def tensors(self) -> dict[str, str]:
-        """{vector: its tensor in the native Dense module, on the diagonal if that is square}."""
+        """{vector: its tensor in the native Dense module}, on the diagonal of a square one."""
         shift = {} if self.shift is None else {self.shift: "linear.bias"}
         return {self.scale: "linear.weight"} | shift
 
     def apply(self, x: Array, v: Vectors) -> None:
-        """In place on (n, d); d may be a prefix of the vectors' D."""
+        """Apply the step in place to x (n, d), the first d <= D columns."""
         dim = x.shape[1]
         x *= v[self.scale][:dim]
         if self.shift is not None:
@@ -52,23 +52,23 @@ class Diagonal:
 
 @dataclass(frozen=True)
 class Unit:
-    """x -> x / ||x||, and 0 for 0."""
+    """x -> x / max(||x||, 1e-12), row by row."""
 
     by_dimension = False
 
     @property
     def tensors(self) -> dict[str, str]:
-        """None."""
+        """{}: the native Normalize module has no parameters."""
         return {}
 
     def apply(self, x: Array, v: Vectors) -> None:
-        """In place on (n, D)."""
+        """Apply the step in place to x (n, D)."""
         normalise(x)
 
 
 @dataclass(frozen=True)
 class Standard:
-    """x -> weight * (x - mean) / sqrt(variance + eps) + bias, over one row: LayerNorm."""
+    """x -> weight * (x - mean) / sqrt(variance + eps) + bias, both over one row: LayerNorm."""
 
     by_dimension = False
 
@@ -78,7 +78,7 @@ class Standard:
         return {"weight": "norm.weight", "bias": "norm.bias"}
 
     def apply(self, x: Array, v: Vectors) -> None:
-        """In place on (n, D)."""
+        """Apply the step in place to x (n, D)."""
         x -= x.mean(axis=1, keepdims=True)
         variance = np.einsum("nd,nd->n", x, x) / np.float32(x.shape[1])
         x /= np.sqrt(variance + LAYERNORM_EPS)[:, None]
@@ -88,10 +88,10 @@ class Standard:
 
 @dataclass(frozen=True)
 class Form:
-    """A norm as steps on the pooled mean.
+    """A norm as a sequence of steps on the mean x (n, D).
 
     Attributes:
-        steps: applied one after the other.
+        steps: the steps, in order.
         text: the norm in words, for the model card.
     """
 
@@ -100,7 +100,7 @@ class Form:
 
     @property
     def by_dimension(self) -> bool:
-        """Whether a prefix of the columns needs only itself."""
+        """Whether the first d columns of y depend on the first d columns of x alone."""
         return all(step.by_dimension for step in self.steps)
 
     @property
@@ -113,20 +113,26 @@ class Form:
         }
 
     def apply(self, x: Array, v: Vectors) -> None:
-        """What `sse.model.norms` computes, in place on (n, D)."""
+        """Apply the norm in place to x (n, D), as `sse.model.norms` computes it."""
         for step in self.steps:
             step.apply(x, v)
 
 
 def normalise(x: Array) -> None:
-    """Make x / ||x||, row by row, in place; a row of zeros stays."""
-    if len(x) == 1:  # a query: one call instead of five
+    """Set x (n, D) to x / max(||x||, 1e-12), row by row; a row of zeros stays.
+
+    >>> x = np.array([[3, 4], [0, 0]], np.float32)
+    >>> normalise(x)
+    >>> x.tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    if len(x) == 1:  # a query: fewer calls of numpy
         x /= max(math.sqrt(x[0].dot(x[0])), 1e-12)
         return
     x /= np.maximum(np.sqrt(np.einsum("nd,nd->n", x, x)), TINY)[:, None]
 
 
-# In place, by the name of the class in torch.nn, which a native Dense module imports.
+# Each works in place. The names are classes of torch.nn, which a native Dense module imports.
 ACTIVATIONS: dict[str, Callable[[Array], object]] = {
     "Identity": lambda x: x,
     "Tanh": lambda x: np.tanh(x, out=x),
@@ -153,6 +159,6 @@ NORM_FORMS = {
     ),
     "layernorm": Form((Standard(),), "LayerNorm"),
     "rmsnorm": Form((Unit(), Diagonal("gain")), "RMSNorm"),
-    "gain": Form((Diagonal("gain"),), "a learnt scale of each dimension"),
+    "gain": Form((Diagonal("gain"),), "a learnt scale per dimension"),
     "none": Form((), "no norm"),
 }

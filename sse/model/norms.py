@@ -1,10 +1,11 @@
-"""What stands between the mean of the token rows and the text's vector, one class per norm.
+"""The norms between the mean of the token rows and the text's vector, one class per norm.
 
-- Every norm maps the pooled mean x (B, D) to y (B, D), element by element or over one row.
-- A new norm is a class and an entry of `NORMS` here, and its `Form` in `sse.model.norm_forms`, from
-  which the export, the torch-free encoder and the ONNX graph follow.
+- Every norm maps the mean x (B, D) to y (B, D), element by element or over one row.
+- A new norm needs a class and an entry of `NORMS` here, and a `Form` in `sse.model.norm_forms`.
+  Export, torch-free encoder and ONNX graph are derived from the form.
 - The gates share y = beta * f(alpha * x + bias) and start at alpha = `alpha_init`, beta = 1,
-  bias = 0. An empty text has x = 0, so its vector is beta * f(bias). NaN goes through every norm.
+  bias = 0. An empty text has x = 0, so its vector is beta * f(bias). Every norm passes NaN on.
+- In the equations L is the loss, g = dL/dy, and sum_b the sum over the batch.
 """
 
 from __future__ import annotations
@@ -18,31 +19,31 @@ from torch import Tensor, nn
 
 from sse.common.errors import UserError
 
-Vectors = tuple[Tensor, Tensor, Tensor]
+GateVectors = tuple[Tensor, Tensor, Tensor]
 
 
 class Norm(nn.Module):
-    """What the model asks of a norm beside `forward`."""
+    """The methods that the model and its folder call on a norm."""
 
-    def fused(self) -> Vectors | None:
-        """(alpha, beta, bias), each (D,), where y = beta * tanh(alpha * x + bias): one fused op."""
+    def fused(self) -> GateVectors | None:
+        """(alpha, beta, bias), each (D,), if y = beta * tanh(alpha * x + bias): one fused op."""
         return None
 
     def vectors(self) -> dict[str, Tensor]:
-        """The parameters as a folder stores them: (D,) each, by `sse.model.norm_forms`' names."""
+        """The parameters as a folder stores them, each (D,), by their names in `NORM_FORMS`."""
         return {name: value.detach() for name, value in self.named_parameters()}
 
     @torch.no_grad()
     def load_vectors(self, vectors: Mapping[str, Tensor]) -> None:
-        """Set the parameters from what `vectors` gave."""
+        """Set the parameters to a result of `vectors`."""
         for name, parameter in self.named_parameters():
             parameter.copy_(vectors[name])
 
 
 class Gate(Norm):
-    """y = beta * f(alpha * x + bias), all three vectors per dimension.
+    """y = beta * f(alpha * x + bias), with one alpha, beta and bias per dimension.
 
-    With z = alpha * x + bias and g = dL/dy the gradients are dL/dx = g * beta * f'(z) * alpha,
+    With z = alpha * x + bias the gradients are dL/dx = g * beta * f'(z) * alpha,
     dL/dalpha = sum_b g * beta * f'(z) * x, dL/dbias = sum_b g * beta * f'(z), and
     dL/dbeta = sum_b g * f(z).
     """
@@ -54,15 +55,15 @@ class Gate(Norm):
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def preactivation(self, x: Tensor) -> Tensor:
-        """Z (B, D), which saturates f where |z| is large."""
+        """The preactivation z = alpha * x + bias, (B, D); f saturates where |z| is large."""
         return x * self.alpha + self.bias
 
     def activation(self, z: Tensor) -> Tensor:
-        """f(z)."""
+        """f(z) = tanh(z), (B, D)."""
         return torch.tanh(z)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D) -> (B, D), unfused; `SSE` calls the fused op where `fused` allows."""
+        """Map x (B, D) to y (B, D); `SSE` calls one fused op instead where `fused` has vectors."""
         return self.activation(self.preactivation(x)) * self.beta
 
 
@@ -73,32 +74,32 @@ class SeparableDyT(Gate):
     alpha and its bias outside the tanh.
     """
 
-    def fused(self) -> Vectors | None:
-        """(D,) each."""
+    def fused(self) -> GateVectors | None:
+        """(alpha, beta, bias), each (D,)."""
         return self.alpha, self.beta, self.bias
 
 
 class ScalarDyT(SeparableDyT):
-    """SeparableDyT with one alpha for all dimensions, as DyT has it: dL/dalpha sums over them too.
+    """SeparableDyT with one alpha for all dimensions, as in DyT.
 
-    A folder stores alpha D times.
+    dL/dalpha sums over the dimensions too. A folder stores alpha D times.
     """
 
     def __init__(self, dim: int, alpha_init: float = 0.5) -> None:
         super().__init__(dim, alpha_init)
         self.alpha = nn.Parameter(torch.tensor(float(alpha_init)))
 
-    def fused(self) -> Vectors | None:
-        """Alpha written out to (D,): what flows back into it is summed."""
+    def fused(self) -> GateVectors | None:
+        """(alpha, beta, bias), each (D,); autograd sums alpha's gradient over the copies."""
         return self.alpha.expand_as(self.beta).contiguous(), self.beta, self.bias
 
     def vectors(self) -> dict[str, Tensor]:
-        """(D,) each."""
+        """The parameters, each (D,), with alpha repeated."""
         alpha = self.alpha.expand_as(self.beta).contiguous()
         return {"alpha": alpha.detach(), "beta": self.beta.detach(), "bias": self.bias.detach()}
 
     def load_vectors(self, vectors: Mapping[str, Tensor]) -> None:
-        """UserError where alpha differs between dimensions: that is a `dyt`."""
+        """Set the parameters; UserError where alpha differs between dimensions, as in `dyt`."""
         alpha = vectors["alpha"]
         if not torch.equal(alpha, alpha[:1].expand_as(alpha)):
             raise UserError(
@@ -109,25 +110,25 @@ class ScalarDyT(SeparableDyT):
 
 
 class OutsideDyT(Gate):
-    """y = beta * tanh(alpha * x) + bias: the bias where DyT has it, all else as SeparableDyT.
+    """y = beta * tanh(alpha * x) + bias: the bias stands outside, as in DyT.
 
     dL/dbias = sum_b g; the other gradients are a gate's, with z = alpha * x. An empty text's vector
-    is the bias. DyT's own alpha is a scalar (see ScalarDyT) and its beta is called gamma.
+    is the bias. DyT's own alpha is a scalar (see ScalarDyT), and its gamma is our beta.
     """
 
     def preactivation(self, x: Tensor) -> Tensor:
-        """Z (B, D)."""
+        """The preactivation z = alpha * x, (B, D)."""
         return x * self.alpha
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D) -> (B, D)."""
+        """Map x (B, D) to y (B, D)."""
         return super().forward(x) + self.bias
 
 
 class FrozenDyT(SeparableDyT):
-    """SeparableDyT that stays at its start: no gradient, no step, no weight decay.
+    """SeparableDyT with constant vectors: no gradient, no step, no weight decay.
 
-    Only the table learns; against `dyt` it shows what learning the three vectors is worth.
+    Only the table learns. Compared with `dyt` it shows what learning the three vectors is worth.
     """
 
     def __init__(self, dim: int, alpha_init: float = 0.5) -> None:
@@ -138,11 +139,11 @@ class FrozenDyT(SeparableDyT):
 class Hardtanh(Gate):
     """f(z) = clip(z, -1, 1), f'(z) = 1 for |z| < 1 and 0 beyond; 0 at the kinks themselves.
 
-    A value that is cut in every text gets no gradient at all, unlike tanh's small one.
+    A dimension that is clipped in every text gets no gradient, where tanh's would be small.
     """
 
     def activation(self, z: Tensor) -> Tensor:
-        """f(z)."""
+        """f(z) = clip(z, -1, 1), (B, D)."""
         return F.hardtanh(z)
 
 
@@ -158,12 +159,12 @@ class LayerNorm(Norm, nn.LayerNorm):
 
 
 class RMSNorm(Norm):
-    """y = weight * sqrt(D) * x / ||x||, and 0 for x = 0.
+    """y = weight * sqrt(D) * x / max(||x||, 1e-12).
 
     With u = x / ||x|| and h = g * weight * sqrt(D): dL/dx = (h - u * (u . h)) / ||x||.
 
-    The usual root-mean-square norm, its eps moved into the norm's floor (1e-12) so that it equals a
-    `Normalize` and a diagonal `Dense` module exactly. Source: Zhang and Sennrich 2019.
+    This is RMSNorm with the floor 1e-12 in place of eps, so that it equals a native `Normalize` and
+    a diagonal `Dense` exactly. Source: Zhang and Sennrich 2019, arXiv 1910.07467.
     """
 
     def __init__(self, dim: int, alpha_init: float = 0.5) -> None:
@@ -171,30 +172,27 @@ class RMSNorm(Norm):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D) -> (B, D)."""
+        """Map x (B, D) to y (B, D)."""
         return F.normalize(x, dim=-1) * (self.weight * math.sqrt(x.shape[-1]))
 
     def vectors(self) -> dict[str, Tensor]:
-        """`gain`, which is weight * sqrt(D)."""
+        """{"gain": weight * sqrt(D)}, (D,)."""
         return {"gain": self.weight.detach() * math.sqrt(len(self.weight))}
 
     def load_vectors(self, vectors: Mapping[str, Tensor]) -> None:
-        """From `gain`."""
+        """Set weight to gain / sqrt(D)."""
         super().load_vectors({"weight": vectors["gain"] / math.sqrt(len(self.weight))})
 
 
 class Gain(Norm):
-    """y = gain * x: a learnt scale of each dimension and nothing else, dL/dgain = sum_b g * x.
-
-    What is left of a gate without its non-linearity and bias.
-    """
+    """y = gain * x, a gate without non-linearity and bias; dL/dgain = sum_b g * x."""
 
     def __init__(self, dim: int, alpha_init: float = 0.5) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D) -> (B, D)."""
+        """Map x (B, D) to y (B, D)."""
         return x * self.gain
 
 
@@ -205,7 +203,7 @@ class NoNorm(Norm):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, D) -> (B, D)."""
+        """Map x (B, D) to itself."""
         return x
 
 
@@ -223,12 +221,12 @@ NORMS: dict[str, type[Norm]] = {
 
 
 def check_norm(name: str) -> None:
-    """UserError for a name that no norm has."""
+    """UserError for a name that `NORMS` lacks."""
     if name not in NORMS:
-        raise UserError(f"unknown norm '{name}' (--model.norm): choose one of {', '.join(NORMS)}")
+        raise UserError(f"norm is '{name}': choose one of {', '.join(NORMS)}")
 
 
 def make_norm(name: str, dim: int, alpha_init: float = 0.5) -> Norm:
-    """The norm `name` of `dim` dimensions; `alpha_init` matters to the gates only."""
+    """The norm `name` of `dim` dimensions; only gates use `alpha_init`."""
     check_norm(name)
     return NORMS[name](dim, alpha_init)  # type: ignore[call-arg]  # each class takes both

@@ -1,11 +1,10 @@
-"""The model as an ONNX graph, for runtimes without Python: padded ids and mask to vectors.
+"""The model as an ONNX graph, for runtimes without Python.
 
     input_ids (batch, tokens) int64, attention_mask (batch, tokens) int64
-    -> sentence_embedding (batch, D) float32, not normalised
+    -> sentence_embedding (batch, D) float32, y = norm(mask @ E[ids] / max(sum(mask), 1))
 
-Both sizes are free. The mean is one matrix product of mask and rows, so that padding costs a
-multiplication and no copy. The tokenizer stays outside: its `tokenizer.json` is read by
-`tokenizers` and by transformers.js; encode without special tokens.
+Batch and tokens are of any size; y is not L2-normalised. The graph holds no tokenizer: read the
+folder's `tokenizer.json` with `tokenizers` or transformers.js, and encode without special tokens.
 """
 
 from __future__ import annotations
@@ -17,42 +16,46 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, import_extra
 from sse.common.files import atomic_file
 from sse.model.folder import ModelFolder, read_folder
 from sse.model.norm_forms import LAYERNORM_EPS, NORM_FORMS, TINY, Diagonal, Standard
 from sse.model.quantise import truncate
 from sse.text.token_batch import TokenBatch
 
-OPSET, IR_VERSION = 18, 9  # old enough for onnxruntime 1.15 and onnxruntime-web
-LARGEST = 2**31 - 2**20  # bytes that a protobuf file holds
-# The operator of each of `sse.model.norm_forms.ACTIVATIONS`, and its further inputs.
-ACTIVATIONS: dict[str, tuple[str | None, dict[str, Any]]] = {
+OPSET, IR_VERSION = 18, 9  # onnxruntime 1.15 and onnxruntime-web read these
+MAX_BYTES = 2**31 - 2**20  # of a table: a protobuf file holds 2 GB
+# {name in `sse.model.norm_forms.ACTIVATIONS`: (operator, its further inputs)}
+OPERATORS: dict[str, tuple[str | None, dict[str, Any]]] = {
     "Identity": (None, {}),
     "Tanh": ("Tanh", {}),
     "Hardtanh": ("Clip", {"low": np.float32(-1), "high": np.float32(1)}),
-    "Erf": ("Erf", {}),
 }
-INSTALL = "pip install 'stable-static-embedding[onnx]'"
 
 
 def export_onnx(
     source: str | os.PathLike[str], target: str | os.PathLike[str], dim: int | None = None
 ) -> Path:
-    """Write the model in folder `source` as the ONNX file `target`, whole or not at all.
+    """Write a model folder as an ONNX file, whole or not at all.
+
+    Args:
+        source: a folder of any layout that `sse.model.folder` knows.
+        target: the file.
+        dim: write the first `dim` dimensions only.
+
+    Returns:
+        The file.
 
     Raises:
-        UserError: onnx is missing, no model there, a dim that is no prefix, more than 2 GB.
+        UserError: the package onnx is missing, `source` holds no model, `dim` is no prefix of D or
+            the norm needs all of D, or the table has more than 2 GB.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise UserError(f"ONNX export needs onnx: {INSTALL}") from None
+    onnx = import_extra("onnx")
     model = read_folder(source)
     if dim is not None:
         model = truncate(model, dim)
     rows, columns = model.rows.shape
-    if rows * columns * 4 > LARGEST:
+    if rows * columns * 4 > MAX_BYTES:
         raise UserError(f"{source}: {rows * columns * 4:,} bytes; ONNX holds 2 GB: give a dim")
     with atomic_file(target) as temporary:
         temporary.write_bytes(_graph(onnx, model).SerializeToString())
@@ -60,7 +63,7 @@ def export_onnx(
 
 
 def padded(batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids and mask, both (n, longest), of a ragged batch: what the graph takes."""
+    """The graph's inputs, ids and mask, both (texts, most tokens per text), of a ragged batch."""
     lengths = batch.lengths
     mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
     ids = np.zeros(mask.shape, np.int64)
@@ -69,6 +72,7 @@ def padded(batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _graph(onnx: Any, model: ModelFolder) -> Any:
+    """The ONNX model, for B texts of T tokens; padding adds zeros to a matrix product."""
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     dim = model.rows.shape[1]
     values: dict[str, Any] = {"table": model.table, **model.vectors}
@@ -81,45 +85,34 @@ def _graph(onnx: Any, model: ModelFolder) -> Any:
         node("Cast", ["attention_mask"], ["mask"], to=onnx.TensorProto.FLOAT),
         node("Unsqueeze", ["mask", "tokens"], ["weights"]),  # (B, 1, T)
         node("MatMul", ["weights", "rows"], ["sums"]),  # (B, 1, D)
-        node("Squeeze", ["sums", "tokens"], ["sum"]),
+        node("Squeeze", ["sums", "tokens"], ["sum"]),  # (B, D)
         node("ReduceSum", ["mask", "tokens"], ["count"], keepdims=1),
         node("Max", ["count", "one"], ["length"]),  # an empty text has the mean 0
         node("Div", ["sum", "length"], ["mean"]),
         *norm,
     ]
     info = helper.make_tensor_value_info
-    ids = [
-        info(name, onnx.TensorProto.INT64, ["batch", "tokens"])
-        for name in ("input_ids", "attention_mask")
+    int64, shape = onnx.TensorProto.INT64, ["batch", "tokens"]
+    inputs = [info(name, int64, shape) for name in ("input_ids", "attention_mask")]
+    output = info("sentence_embedding", onnx.TensorProto.FLOAT, ["batch", dim])
+    tensors = [
+        numpy_helper.from_array(np.array(value, order="C"), name) for name, value in values.items()
     ]
-    graph = helper.make_graph(
-        nodes,
-        "stable-static-embedding",
-        ids,
-        [info("sentence_embedding", onnx.TensorProto.FLOAT, ["batch", dim])],
-        [
-            numpy_helper.from_array(np.array(value, order="C"), name)
-            for name, value in values.items()
-        ],
-    )
-    made = helper.make_model(
-        graph,
+    proto = helper.make_model(
+        helper.make_graph(nodes, "stable-static-embedding", inputs, [output], tensors),
         producer_name="stable-static-embedding",
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    onnx.checker.check_model(made)
-    return made
+    onnx.checker.check_model(proto)
+    return proto
 
 
 def _norm(node: Any, norm: str) -> tuple[list[Any], dict[str, Any]]:
-    """The steps of `norm_forms` as nodes from `mean` to `sentence_embedding`, and constants.
-
-    Every step takes the value `at` and leaves another.
-    """
+    """The norm's steps as nodes from `mean` to `sentence_embedding`, and their constants."""
     nodes: list[Any] = []
     constants: dict[str, Any] = {}
-    at = "mean"
+    at = "mean"  # the name of the last node's output, which the next node takes
 
     def add(kind: str, *others: str, **attributes: Any) -> str:
         name = f"{kind}_{len(nodes)}"
@@ -131,7 +124,7 @@ def _norm(node: Any, norm: str) -> tuple[list[Any], dict[str, Any]]:
             at = add("Mul", step.scale)
             if step.shift is not None:
                 at = add("Add", step.shift)
-            kind, bounds = ACTIVATIONS[step.activation]
+            kind, bounds = OPERATORS[step.activation]
             if kind is not None:
                 at = add(kind, *bounds)
                 constants |= bounds

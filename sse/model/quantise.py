@@ -1,14 +1,13 @@
-"""Smaller numbers: table rows as float16, int8 or 4 bits; vectors as int8 or bits.
+"""Smaller numbers: table rows as float16, int8 or int4; vectors as int8 or bits.
 
-| rows    | stored                              | bytes a row (D = 512) |
-|---------|-------------------------------------|-----------------------|
-| float32 | as trained                          | 2,048                 |
-| float16 | rounded                             | 1,024                 |
-| int8    | q = round(w / s), s = max|w| / 127  | 516                   |
-| int4    | q = round((w / s + 1) * 7.5)        | 260                   |
+One row w (D,) has one scale s, float32; m is its largest |w|. The error is per component, besides
+float32's own rounding (of float16 below 2^-14 it is 2^-25):
 
-A scale s belongs to one row. The 4-bit layout is the published one: two values a byte, high nibble
-first, then all scales; w = (q / 7.5 - 1) * s.
+| rows    | stored q                 | s       | decoded         | error at most | bytes per row |
+|---------|--------------------------|---------|-----------------|---------------|---------------|
+| float16 | w, rounded               | none    | q               | |w| / 2^11    | 2 D           |
+| int8    | round(w / s)             | m / 127 | q * s           | m / 254       | D + 4         |
+| int4    | round((w / s + 1) * 7.5) | m       | (q / 7.5 - 1) s | m / 15        | D / 2 + 4     |
 """
 
 from __future__ import annotations
@@ -27,19 +26,23 @@ from sse.common.errors import UserError
 from sse.common.files import atomic_folder, write_json
 from sse.model.folder import FORMAT, Q4_REST, Q4_TABLE, ModelFolder, read_folder
 from sse.model.norm_forms import NORM_FORMS
-from sse.model.table import EmbeddingTable
+from sse.model.table import ROW_KINDS, EmbeddingTable
 
-ROW_KINDS = ("float32", "float16", "int8", "int4")
-PRECISIONS = ("float32", "int8", "binary")
+PRECISIONS = ("float32", "int8", "binary")  # of vectors
 
 
 def quantise_rows(
     table: NDArray[Any], kind: str
 ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-    """(V, D) float32 -> rows as stored and their scales (V,), or None.
+    """A table (V, D) as it is stored: its rows, and their scales (V,) float32 or None.
+
+    Args:
+        table: (V, D).
+        kind: `float32`, `float16`, `int8` or `int4`; int4 packs two columns per uint8, the first in
+            the high nibble: (V, D / 2).
 
     Raises:
-        UserError: an unknown kind, values that float16 cannot hold, an odd D for 4 bits.
+        UserError: an unknown kind, NaN or infinity, values beyond float16, an odd D for int4.
     """
     table = np.asarray(table, np.float32)
     if kind not in ROW_KINDS:
@@ -72,13 +75,16 @@ def write_compact(
     """Write the model in `source` with smaller rows, for `sse.Encoder` and `sse.load`.
 
     Args:
-        source: any folder that `sse.model.folder.read_folder` knows.
+        source: a folder of any layout that `sse.model.folder` knows.
         target: an empty or new folder; written whole or not at all.
-        rows: float32, float16, int8 or int4. int4 writes the published 4-bit layout.
+        rows: a kind of `quantise_rows`; int4 writes the published 4-bit file.
         dim: keep the first `dim` dimensions only.
 
+    Returns:
+        The target.
+
     Raises:
-        UserError: a target that exists, rows or a dim that this model cannot have.
+        UserError: a target that exists, or rows or a dim that this model cannot have.
     """
     from safetensors.numpy import save_file
 
@@ -120,7 +126,7 @@ def truncate(model: ModelFolder, dim: int) -> ModelFolder:
     """The model of the first `dim` dimensions.
 
     Raises:
-        UserError: no prefix, or a norm whose dimensions depend on each other.
+        UserError: `dim` is no prefix of D, or the norm's dimensions depend on each other.
     """
     full = model.rows.shape[1]
     if not 1 <= dim <= full:
@@ -135,18 +141,22 @@ def truncate(model: ModelFolder, dim: int) -> ModelFolder:
 
 
 def width(dim: int, precision: str) -> tuple[int, Any]:
-    """Columns and type of vectors of `dim` dimensions."""
+    """The columns and the type of quantised vectors of `dim` dimensions."""
     if precision == "binary":
         return (dim + 7) // 8, np.uint8
     return dim, np.int8 if precision == "int8" else np.float32
 
 
 def quantise_vectors(x: NDArray[np.float32], precision: str) -> NDArray[Any]:
-    """(n, d) float32 -> float32, int8 (n, d) or bits (n, ceil(d / 8)) uint8.
+    """Vectors x (n, d) at a precision: float32 or int8 (n, d), or bits (n, ceil(d / 8)) uint8.
 
-    int8 keeps directions: each vector is scaled so that its largest component becomes 127, which
-    leaves cosines as they are and needs no calibration. Bits are 1 where x > 0, eight a byte, the
-    first in the highest place, as numpy.packbits and sentence-transformers' `ubinary` have them.
+    int8 is q = round(127 x / m), with m the vector's largest |x|. It changes the length, but not
+    the cosine beyond rounding: the error per component is m / 254 at most. A bit is 1 where x > 0;
+    eight stand in a byte, the first highest, as in sentence-transformers' `ubinary`.
+
+    >>> x = np.array([[0.5, -1.0, 0.25]], np.float32)
+    >>> quantise_vectors(x, "int8").tolist(), quantise_vectors(x, "binary").tolist()
+    ([[64, -127, 32]], [[160]])
     """
     if precision == "float32":
         return x

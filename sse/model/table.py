@@ -1,12 +1,9 @@
 """The table of token rows and the mean over a text's rows, on one thread and without torch.
 
-- Rows stay as they are stored: float32, float16, int8 or 4 bits, usually memory-mapped.
-- `sse.model._table`, one small C file built with the package where a C compiler is found, does it
-  in one
-  pass and without the GIL. Measured, us a text on one core: on 260-token passages C 17, torch's
-  embedding_bag 20, scipy.sparse 37, numpy text by text 63, np.add.reduceat 1,100; on titles of 17
-  tokens 1.3, 1.8, 3.3, 8 and 41.
-- Without it scipy.sparse (or numpy, if that is missing too) does the same on float32 rows.
+- Rows stay as stored (float32, float16, int8 or int4), usually memory-mapped.
+- The C module `sse.model._table` decodes and adds the rows in one pass, without the GIL. It is
+  built with the package where there is a C compiler.
+- Without it numpy does the same on float32 rows, text by text.
 """
 
 from __future__ import annotations
@@ -24,20 +21,24 @@ try:
 except ImportError:  # not compiled: no C compiler at installation
     _table = None
 
-ROW_KINDS = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}
-FEW_TOKENS = 4_096  # below this, importing and calling scipy costs more than it saves
+ROW_KINDS = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}  # numbered as in _table.c
 
 
 class EmbeddingTable:
     """The rows E (V, D) of a model, as stored.
 
     Args:
-        rows: (V, D) float32, float16 or int8; (V, D / 2) uint8 for 4-bit rows.
-        scales: (V,) float32 for int8 (w = q * scale) and 4-bit rows (w = (q / 7.5 - 1) * scale).
+        rows: (V, D) float32, float16 or int8; (V, D / 2) uint8 for int4.
+        scales: (V,) float32 for int8 (w = q * scale) and int4 (w = (q / 7.5 - 1) * scale).
 
     Attributes:
         kind: `float32`, `float16`, `int8` or `int4`.
         shape: (V, D).
+        nbytes: the bytes of rows and scales as stored.
+        compiled: whether the C module takes the means.
+
+    Raises:
+        UserError: scales that are missing, unneeded or of another number than the rows.
     """
 
     def __init__(self, rows: NDArray[Any], scales: NDArray[np.float32] | None = None) -> None:
@@ -54,11 +55,11 @@ class EmbeddingTable:
             raise UserError(f"{len(self.scales)} scales for {len(rows)} rows: a damaged table")
         self.compiled = _table is not None
         if not self.compiled and self.kind != "float32":
-            # Gathering and converting row by row in numpy is slower than all of it at once.
+            # numpy decodes the whole table at once faster than rows text by text.
             self.rows = self.dense()
 
     def dense(self, ids: NDArray[np.integer] | slice = slice(None)) -> NDArray[np.float32]:
-        """The rows `ids` as float32 (n, D)."""
+        """The rows `ids`, decoded to float32 (n, D)."""
         rows = np.asarray(self.rows[ids])
         if rows.dtype == np.float32 or self.scales is None:
             return rows.astype(np.float32, copy=False)
@@ -82,8 +83,9 @@ class EmbeddingTable:
         """Write the mean of each text's rows, cut to the columns of `out`; 0 for no ids.
 
         Args:
-            ids: flat token ids (N,).
-            offsets: (n + 1,), of any start: a slice of a batch's offsets will do.
+            ids: token ids of all texts, (N,).
+            offsets: text t has the ids from offsets[t] to offsets[t + 1]; (n + 1,). They may start
+                above 0, so a slice of a batch's offsets will do.
             out: (n, d) float32, contiguous, d <= D.
 
         Raises:
@@ -107,7 +109,7 @@ class EmbeddingTable:
     def _mean(
         self, ids: NDArray[np.integer], offsets: NDArray[np.int64], out: NDArray[np.float32]
     ) -> int:
-        """The same without the compiled module."""
+        """`mean` without the C module: the largest id beyond the table, or -1."""
         ids = ids[offsets[0] : offsets[-1]]
         offsets = offsets - offsets[0]
         dim = out.shape[1]
@@ -115,24 +117,8 @@ class EmbeddingTable:
         if len(ids) and (highest := int(ids.max())) >= len(rows):
             return highest
         lengths = np.maximum(np.diff(offsets), 1).astype(np.float32)
-        if len(ids) > FEW_TOKENS and (sparse := _scipy_sparse()) is not None:
-            ones = np.ones(len(ids), np.float32)
-            picks = sparse.csr_array(
-                (ones, ids.view(np.int32) if ids.dtype == np.uint32 else ids, offsets),
-                shape=(len(out), len(rows)),
-            )
-            out[...] = picks @ rows
-        else:
-            ends = offsets.tolist()
-            for text in range(len(out)):
-                np.add.reduce(rows.take(ids[ends[text] : ends[text + 1]], 0), 0, out=out[text])
+        ends = offsets.tolist()
+        for text in range(len(out)):
+            np.add.reduce(rows.take(ids[ends[text] : ends[text + 1]], 0), 0, out=out[text])
         out /= lengths[:, None]
         return -1
-
-
-def _scipy_sparse() -> Any:
-    try:
-        from scipy import sparse
-    except ImportError:
-        return None
-    return sparse

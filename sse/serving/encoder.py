@@ -32,15 +32,14 @@ BLOCK = 128  # rows pooled and normed at a time: 256 KB at 512 dimensions
 
 
 class Encoder:
-    """y = norm(mean(E[ids])), as the torch model computes it, to 1e-6.
+    """Texts to vectors, y = norm(mean(E[ids])): the torch model's to 1e-6, without torch.
 
     Args:
-        folder: an exported model, a published SSE folder or a StaticEmbedding (see
-        `sse.model.folder`).
+        folder: an exported model, a published SSE folder or a StaticEmbedding.
         dim: use the first `dim` dimensions only (Matryoshka).
         fast: tokenise with nanotoken where it is installed and proven equal.
         rows: hold the table as float32, float16, int8 or int4 rows; by default as stored.
-        verify: see `sse.model.folder.read_folder`.
+        verify: compare the files with the digests that the folder lists.
         threads: cores that one call uses, all by default. Hugging Face's tokenizers follow
             TOKENIZERS_PARALLELISM besides.
 
@@ -96,11 +95,12 @@ class Encoder:
             batch_size: texts a thread takes at a time, or fewer where that leaves cores idle.
             progress: show a bar.
             prompt_name: which of the model's prompts goes before each text, such as "query".
-            precision: float32; int8, each vector scaled to its largest component; binary, the signs
-                packed into (n, dim / 8) uint8.
+            precision: `float32`; `int8`, each vector scaled to its largest component; `binary`, the
+                signs packed into (n, ceil(dim / 8)) uint8.
 
         Raises:
-            UserError: a dim that is no prefix, an unknown prompt or precision, texts that are none.
+            UserError: a dim that is no prefix, an unknown prompt or precision, a text that is no
+                str.
         """
         if isinstance(texts, str):
             return self._work(

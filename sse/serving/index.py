@@ -21,19 +21,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, import_extra
 from sse.common.files import atomic_file
 from sse.model.norm_forms import normalise
 from sse.serving.encoder import Encoder
 from sse.serving.index_file import index_writer, open_chunks
-from sse.text.records import Row
+from sse.text.records import Record
 
 KINDS = ("exact", "binary")
 CHUNK = 65_536  # rows of the file that are searched at a time
 CHUNK_CHARACTERS = 250_000_000  # of long texts fewer rows: Arrow counts the bytes in 31 bits
 OVERSAMPLING = 10  # candidates a result, for binary
 PROBE = "The quick brown fox jumps over the lazy dog, 1234567890 times."
-INSTALL = "pip install 'stable-static-embedding[search]'"
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,6 @@ class Hit:
     score: float
     text: str
     where: str
-
-
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError:
-        raise UserError(f"searching needs faiss: {INSTALL}") from None
-    return faiss
 
 
 @contextlib.contextmanager
@@ -70,7 +61,7 @@ def threads_for(faiss: Any, queries: int) -> Iterator[None]:
 
 
 def build_index(
-    rows: Iterable[Row],
+    rows: Iterable[Record],
     model: Encoder,
     target: str | os.PathLike[str],
     kind: str = "exact",
@@ -95,7 +86,7 @@ def build_index(
     """
     if kind not in KINDS:
         raise UserError(f"index kind '{kind}': choose one of {', '.join(KINDS)}")
-    waiting: deque[Row] = deque()
+    waiting: deque[Record] = deque()
 
     def texts() -> Iterator[str]:
         for row in rows:
@@ -104,7 +95,7 @@ def build_index(
 
     about = {"model": str(model.folder.resolve()), "probe": model.encode(PROBE)[:32].tolist()}
     with atomic_file(target) as path, index_writer(path, kind, model.dim, about) as file:
-        taken: list[Row] = []
+        taken: list[Record] = []
         parts: list[NDArray[np.float32]] = []
         size = 0
         for vectors in model.stream(texts(), batch_size=batch_size):
@@ -140,7 +131,7 @@ class Index:
         model: str | os.PathLike[str] | None = None,
         fast: bool = True,
     ) -> None:
-        self._faiss = _faiss()
+        self._faiss = import_extra("faiss")
         if not Path(path).is_file():
             raise UserError(f"{path}: no such index: make one with 'sse index'")
         about, self._chunks = open_chunks(Path(path))

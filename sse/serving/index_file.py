@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sse.common.errors import UserError
-from sse.text.records import Row
+from sse.text.records import Record
 
 FORMAT, FORMATS = 3, (2, 3)  # written, read
 _BROKEN = "index the texts again"
@@ -59,7 +59,7 @@ class IndexWriter:
         self.rows = 0
         self._file = pa.ipc.new_file(str(path), self.schema)
 
-    def write(self, rows: Sequence[Row], vectors: NDArray[np.float32]) -> None:
+    def write(self, rows: Sequence[Record], vectors: NDArray[np.float32]) -> None:
         """Append one chunk: the texts and their vectors (n, dim)."""
         pa = self._pa
         texts = [row.text.encode("utf-8", "replace") for row in rows]

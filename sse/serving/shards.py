@@ -1,7 +1,8 @@
-"""One piece of a corpus to one shard of vectors: plain parquet, whole or absent.
+"""The output of encoding a corpus: shards of vectors in plain parquet, whole or absent.
 
-- A shard is a function of its piece, the model and the options, to the byte.
-- Rows set aside go to `_rejected/part-N.jsonl` before the shard appears, so whoever finds the
+- A shard is a function of its input, the model and the options, to the byte; `_manifest.json` says
+  what the shards are made of.
+- Records set aside go to `_rejected/part-N.jsonl` before the shard appears, so whoever finds the
   shard has both. Unfinished files lie in `_partial` (names with `_` are skipped by readers).
 - On a local disk a finished file is renamed into place; in an object store it is uploaded whole,
   which is atomic there; elsewhere it is uploaded under another name and then renamed.
@@ -10,16 +11,14 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,14 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from sse.common.errors import UserError
-from sse.common.files import atomic_folder
 from sse.model.quantise import width
-from sse.serving.corpus_files import Columns, Piece, file_system, read_piece
+from sse.serving.corpus_batches import VECTOR, Columns, read_shard
+from sse.serving.corpus_files import InputFile, Shard, shards_of
 from sse.serving.encoder import Encoder
 from sse.serving.vector_files import GROUP, parquet_writer
+from sse.text.record_files import file_system
 
-VECTOR = "vector"
+FORMAT = 2  # of the manifest
 REJECTED, PARTIAL, MANIFEST = "_rejected", "_partial", "_manifest.json"
 PRECISIONS = ("float32", "float16", "int8", "binary")
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "memory"}
@@ -43,7 +43,7 @@ OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked of every piece."""
+    """The model and the options, equal for every shard."""
 
     model: str
     out: str
@@ -66,7 +66,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows of a shard and those set aside."""
+    """Records of a shard, and those set aside."""
 
     rows: int
     rejected: int
@@ -153,32 +153,38 @@ class Store:
         return Counts(footer.num_rows, int((footer.metadata or {}).get(b"sse.rejected", 0)))
 
 
-def write_shard(job: Job, encoder: Encoder, piece: Piece, store: Store) -> Counts:
-    """Encode a piece and publish its shard.
+def write_shard(job: Job, encoder: Encoder, shard: Shard, store: Store) -> Counts:
+    """Encode the records of a shard and publish it.
 
     Raises:
-        UserError: the piece's file cannot be read.
+        UserError: the input file cannot be read.
         OSError: the shard cannot be written.
     """
-    rows, rejected = 0, []
-    with store.whole(shard_name(piece.number)) as path:
+    rows = rejected = 0
+    # The inner stack ends first: what was set aside is there before the shard is.
+    with store.whole(shard_name(shard.number)) as path, contextlib.ExitStack() as stack:
+        aside: Any = None
         with parquet_writer(path, job.schema, VECTOR) as writer:
             held: list[pa.Table] = []
-            for chunk in read_piece(piece, job.columns):
-                rejected += chunk.rejected
-                held.append(_encoded(job, encoder, chunk.texts, chunk.kept))
+            for batch in read_shard(shard, job.columns):
+                if batch.rejected and aside is None:
+                    name = f"{REJECTED}/part-{shard.number:05d}.jsonl"
+                    target = stack.enter_context(store.whole(name))
+                    aside = stack.enter_context(
+                        open(target, "w", encoding="utf-8", errors="replace")
+                    )
+                for entry in batch.rejected:
+                    aside.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
+                rejected += len(batch.rejected)
+                held.append(_encoded(job, encoder, batch.texts, batch.kept))
+                rows += len(batch.texts)
                 if sum(map(len, held)) >= GROUP:
                     writer.write_table(pa.concat_tables(held))
                     held = []
-                rows += len(chunk.texts)
             if held or not rows:
                 writer.write_table(pa.concat_tables([job.schema.empty_table(), *held]))
-            writer.add_key_value_metadata({"sse.rejected": str(len(rejected))})
-        if rejected:
-            with store.whole(f"{REJECTED}/part-{piece.number:05d}.jsonl") as aside:
-                lines = (json.dumps(entry, ensure_ascii=False, default=str) for entry in rejected)
-                aside.write_text("".join(f"{line}\n" for line in lines), "utf-8", "replace")
-    return Counts(rows, len(rejected))
+            writer.add_key_value_metadata({"sse.rejected": str(rejected)})
+    return Counts(rows, rejected)
 
 
 def _encoded(job: Job, encoder: Encoder, texts: list[str], kept: pa.Table) -> pa.Table:
@@ -194,69 +200,84 @@ def _encoded(job: Job, encoder: Encoder, texts: list[str], kept: pa.Table) -> pa
     return kept.append_column(job.schema.field(VECTOR), column)
 
 
-class Worker:
-    """One core's encoder, kept from piece to piece; what Ray runs as an actor.
+def shards_to_write(
+    store: Store, job: Job, files: Sequence[InputFile], shard_rows: int
+) -> list[Shard]:
+    """All shards of a run: those of the manifest where the run began before, or new ones.
 
-    Args:
-        job: the model and the options.
-        files: the model's files by name, where no node but the caller's has them.
+    Raises:
+        UserError: shards of another model, other input or other options; a folder not of shards.
     """
-
-    def __init__(self, job: Job, files: Any = None) -> None:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        model = job.model if files is None else _unpacked(files)
-        self.job, self.store = job, Store(job.out)
-        self.encoder = Encoder(model, job.dim, fast=job.fast, threads=1)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write one shard; a fault that a user can mend is told, not raised."""
-        start = time.perf_counter()
-        stop = int(row["stop"])
-        piece = Piece(
-            int(row["number"]),
-            str(row["url"]),
-            str(row["kind"]),
-            int(row["start"]),
-            None if stop < 0 else stop,
-            int(row["first"]),
-        )
-        told = {"number": piece.number, "rows": 0, "rejected": 0, "fault": "", "errno": 0}
-        try:
-            counts = write_shard(self.job, self.encoder, piece, self.store)
-            told |= {"rows": counts.rows, "rejected": counts.rejected}
-        except (UserError, OSError) as error:
-            told |= {"fault": str(error) or type(error).__name__}
-            told["errno"] = getattr(error, "errno", None) or 0
-        return told | {"seconds": time.perf_counter() - start}
+    names, manifest = store.names(), _manifest(job, files, shard_rows)
+    if MANIFEST in names:
+        return _shards_begun(store, manifest)
+    if strange := sorted(name for name in names if not name.startswith((".", "_"))):
+        raise UserError(f"{store.root} holds {strange[0]} and no {MANIFEST}: name a new folder")
+    shards = shards_of(files, shard_rows)
+    with store.whole(MANIFEST) as path:
+        whole = manifest | {"shards": [list(asdict(shard).values()) for shard in shards]}
+        path.write_text(json.dumps(whole), "utf-8")
+    return shards
 
 
-def packed(folder: Path) -> dict[str, bytes]:
-    """A model folder's files, to be sent to nodes that do not have it."""
+def _manifest(job: Job, files: Sequence[InputFile], shard_rows: int) -> dict[str, Any]:
+    """What the shards are made of; two runs with equal manifests make equal shards."""
+    folder, digest = Path(job.model), hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ".md":
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        "format": FORMAT,
+        "model": digest.hexdigest(),
+        "dim": job.dim,
+        "precision": job.precision,
+        "prompt": job.prompt,
+        "normalize": job.normalize,
+        "text": job.columns.text,
+        "columns": {field.name: str(field.type) for field in job.schema},
+        "shard_rows": shard_rows,
+        "inputs": [[file.url, file.size] for file in files],
     }
 
 
-def home_of(files: dict[str, bytes]) -> Path:
-    """Where a node keeps the files it was sent."""
-    content = hashlib.sha256()
-    for name, data in sorted(files.items()):
-        content.update(name.encode() + b"\0" + data)
-    user = getpass.getuser()
-    return Path(tempfile.gettempdir()) / f"sse-model-{user}-{content.hexdigest()[:24]}"
+def _shards_begun(store: Store, manifest: dict[str, Any]) -> list[Shard]:
+    place = f"{store.root}/{MANIFEST}"
+    try:
+        before = json.loads(store.read(MANIFEST))
+        if (old := before.get("format")) != FORMAT:
+            way_out = "choose another folder"
+            raise UserError(f"{place} has format {old!r}, this version's is {FORMAT}: {way_out}")
+        shards = [Shard(*values) for values in before["shards"]]
+        difference = _difference(before, manifest)
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{place} is damaged: choose another folder") from None
+    if difference:
+        raise UserError(
+            f"{store.root} was begun with {difference}: choose another folder, or the same "
+            "model, input and options"
+        )
+    return shards
 
 
-def _unpacked(files: Any) -> str:
-    """A folder of these files, shared by a node's workers, who map the same table."""
-    import ray
-
-    found: dict[str, bytes] = ray.get(files)
-    folder = home_of(found)
-    if not folder.exists():
-        with contextlib.suppress(OSError), atomic_folder(folder) as temporary:
-            for name, data in found.items():
-                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                (temporary / name).write_bytes(data)
-    return str(folder)
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """The first thing in which two manifests differ, in words."""
+    for key in now:
+        old, new = before.get(key), now[key]
+        if old == new:
+            continue
+        if key == "model":
+            return "another model (its files' hash differs)"
+        if key != "inputs":
+            return f"{key} {old!r}, not {new!r}"
+        sizes, present = dict(old or []), dict(new)
+        for url in sorted({*sizes, *present}):
+            if sizes.get(url) != present.get(url):
+                was, has = (
+                    "absent" if size is None else f"{size:,} bytes"
+                    for size in (sizes.get(url), present.get(url))
+                )
+                return f"another input: {url} was {was} and is {has}"
+    return None

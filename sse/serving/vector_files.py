@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sse.common.errors import UserError
 from sse.common.files import atomic_file
-from sse.text.records import Row
+from sse.text.records import Record
 
 OUTPUTS = ("parquet", "npy", "jsonl")
 GROUP = 32_768  # rows of a parquet row group
@@ -24,7 +24,7 @@ GROUP = 32_768  # rows of a parquet row group
 class Writer(Protocol):
     """Takes vectors batch by batch."""
 
-    def write(self, rows: Sequence[Row], vectors: NDArray[Any]) -> None:
+    def write(self, rows: Sequence[Record], vectors: NDArray[Any]) -> None:
         """Append vectors (n, d) of the texts `rows`."""
 
     def close(self) -> None:
@@ -101,9 +101,9 @@ class _JsonLines:
     def __init__(self, file: IO[str], with_text: bool) -> None:
         self.file, self.with_text = file, with_text
 
-    def write(self, rows: Sequence[Row], vectors: NDArray[Any]) -> None:
+    def write(self, rows: Sequence[Record], vectors: NDArray[Any]) -> None:
         for row, vector in zip(rows, vectors.tolist(), strict=True):
-            record = dict(row.kept)
+            record = dict(row.columns)
             if self.with_text:
                 record["text"] = row.text
             record["vector"] = vector
@@ -124,7 +124,7 @@ class _Npy:
         shape = {"descr": descr, "fortran_order": False, "shape": (self.rows, self.dim)}
         np.lib.format.write_array_header_1_0(self.file, shape)
 
-    def write(self, rows: Sequence[Row], vectors: NDArray[Any]) -> None:
+    def write(self, rows: Sequence[Record], vectors: NDArray[Any]) -> None:
         self.file.write(np.ascontiguousarray(vectors).data)
         self.rows += len(vectors)
 
@@ -143,13 +143,13 @@ class _Parquet:
         self.count = 0
         self.file: Any = None
 
-    def write(self, rows: Sequence[Row], vectors: NDArray[Any]) -> None:
+    def write(self, rows: Sequence[Record], vectors: NDArray[Any]) -> None:
         pa = self.pa
         columns: dict[str, Any] = {}
         if rows:
-            names = rows[0].kept
+            names = rows[0].columns
             columns = {
-                name: pa.array([_storable(row.kept[name]) for row in rows]) for name in names
+                name: pa.array([_storable(row.columns[name]) for row in rows]) for name in names
             }
         if self.with_text:
             columns["text"] = pa.array([_storable(row.text) for row in rows], pa.large_string())

@@ -1,7 +1,7 @@
 """Which trials a sweep has: a YAML file of options and grids, expanded and checked.
 
     options: {data.paths: "${DATA}/train", data.batch_size: 512}    # of every trial
-    grid:                                                           # a trial per combination
+    grid:                                                           # one trial per combination
       data.pairs: [50000, 200000]
       model.norm: [dyt, none]
       seed_everything: [0, 1, 2]
@@ -62,22 +62,23 @@ def read_sweep(path: str, over: Options | None = None, grid: Options | None = No
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"--config {path}: no such file: give a sweep's YAML file")
+        raise UserError(f"{path}: no such file: give a sweep's YAML file")
     try:
-        found = yaml.safe_load(_expand(file.read_text("utf-8"), path))
+        content = yaml.safe_load(_expand(file.read_text("utf-8"), path))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
-    if (
-        not isinstance(found, dict)
-        or not found.keys() <= {"options", "grid"}
-        or "grid" not in found
-    ):
-        keys = ", ".join(map(str, found)) if isinstance(found, dict) else type(found).__name__
-        raise UserError(f"{path}: holds {keys or 'nothing'}: give `grid` and, if wanted, `options`")
-    options = _mapping(found.get("options") or {}, f"{path}: options") | (over or {})
-    grids = found["grid"] if isinstance(found["grid"], list) else [found["grid"]]
+    known = isinstance(content, dict) and content.keys() <= {"options", "grid"}
+    if not known or "grid" not in content:
+        names = (
+            ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        )
+        raise UserError(
+            f"{path}: holds {names or 'nothing'}: give `grid` and, if wanted, `options`"
+        )
+    options = _mapping(content.get("options") or {}, f"{path}: options") | (over or {})
+    grids = content["grid"] if isinstance(content["grid"], list) else [content["grid"]]
     trials: dict[str, Trial] = {}
     for number, axes in enumerate(grids):
         axes = _mapping(axes, f"{path}: grid {number + 1}") | (grid or {})
@@ -142,7 +143,7 @@ def _argument(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def given_options(arguments: Sequence[str]) -> tuple[Options, Options]:
+def read_options(arguments: Sequence[str]) -> tuple[Options, Options]:
     """`--KEY=VALUE` and `--KEY VALUE` of the command line: options, and axes (`--grid.KEY`)."""
     options: Options = {}
     axes: Options = {}
@@ -157,9 +158,9 @@ def given_options(arguments: Sequence[str]) -> tuple[Options, Options]:
             value = rest.pop(0)
         name = key.removeprefix("--")
         try:
-            read = yaml.safe_load(value)
+            parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UserError(f"{key}={value}: not a YAML value") from error
         into = axes if name.startswith("grid.") else options
-        into[name.removeprefix("grid.")] = read
+        into[name.removeprefix("grid.")] = parsed
     return _mapping(options, "the command line"), _mapping(axes, "the command line")

@@ -32,10 +32,11 @@ from sse.evaluation.metrics import METRICS
 if TYPE_CHECKING:
     import pandas as pd
 
+SCORES, DONE = "metrics.json", "trial.json"  # of a run, and what the sweep adds
 VERSION = b"1"
 KEY = b"sse_results"
 PER_QUERY = "ndcg@10"
-TABLES = ("results", "diagnostics")
+HELD_OUT = "held-out pairs"  # of the training data, so easier than a collection of their own
 
 
 def collect(out: str | Path) -> Path:
@@ -47,8 +48,8 @@ def collect(out: str | Path) -> Path:
     root = Path(out)
     rows: list[dict[str, Any]] = []
     diagnostics: list[pa.Table] = []
-    for record in sorted(root.glob("trials/*/trial.json")):
-        facts = json.loads(record.read_text("utf-8"))
+    for record in sorted(root.glob(f"trials/*/{DONE}")):
+        facts = read_facts(record.parent)
         rows += _rows(record.parent, facts)
         file = record.parent / "diagnostics.parquet"
         if file.exists():
@@ -64,12 +65,20 @@ def collect(out: str | Path) -> Path:
     return root / "results.parquet"
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What a finished trial's metrics.json and trial.json hold together."""
+    facts: dict[str, Any] = json.loads((folder / DONE).read_text("utf-8"))
+    if "metrics" in facts:  # trial.json of earlier sweeps holds the scores too
+        return facts
+    return json.loads((folder / SCORES).read_text("utf-8")) | facts
+
+
 def read_results(out: str | Path, name: str = "results") -> pd.DataFrame:
     """One of the tables as a data frame.
 
     Args:
         out: the sweep's folder.
-        name: `results` or `diagnostics`.
+        name: `results` or `diagnostics`; of an extract also `differences`.
 
     Raises:
         UserError: no such table, one of another version, or a file that is not parquet.
@@ -83,11 +92,11 @@ def read_results(out: str | Path, name: str = "results") -> pd.DataFrame:
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{path}: not a whole parquet file ({reason}): `{mend}`") from error
-    found = (table.schema.metadata or {}).get(KEY)
-    if found != VERSION:
-        said = f"version {found.decode()}" if found else "no version"
+    version = (table.schema.metadata or {}).get(KEY)
+    if version != VERSION:
+        has = f"version {version.decode()}" if version else "no version"
         raise UserError(
-            f"{path} has {said}, this package reads version {VERSION.decode()}: `{mend}`"
+            f"{path} has {has}, this package reads version {VERSION.decode()}: `{mend}`"
         )
     return table.to_pandas()
 

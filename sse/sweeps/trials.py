@@ -1,51 +1,46 @@
-"""Running a sweep's trials: one real training run each, several at once, each pinned to its cores.
+"""Running a sweep's trials: one process per trial, several at once.
 
-OUT/trials/NAME/trial.json   a finished trial: options, quality, times, versions, commit
-OUT/trials/NAME/failed.json  a broken one: what it said; skipped until --retry
-OUT/trials/NAME/log.txt      what the run printed
-OUT/sweep.json               the trials of the sweep
+OUT/trials/NAME/          the folder of a training run, and beside its files:
+    trial.json            a finished trial: options, times, commit; metrics.json has the scores
+    failed.json           a broken one: what it said; skipped until --retry
+    log.txt               what the run printed
+OUT/sweep.json            the trials of the sweep
 
-- A worker process runs trial after trial, so that starting Python and reading the data are paid
-  once, and keeps to its own cores and threads: OpenMP threads that fight for a core cost far more
-  than they bring.
-- A trial that a kill cut off goes on from its last checkpoint, bit by bit the same; without one it
-  starts again. A worker that dies is replaced, and its trial tried once more before it counts as
-  broken.
-- A worker ends when the sweep's process is gone, and holds a lock on its trial while it runs, so
-  that nobody trains into the same folder.
+A process is the trainer's command line. It ends when the sweep's process is gone.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import gc
 import json
-import multiprocessing as mp
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-import traceback
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from sse.common.errors import Stopped, UserError
-from sse.common.files import write_json
-from sse.sweeps.grid import Trial
+from filelock import FileLock, Timeout
 
-DONE, FAILED = "trial.json", "failed.json"
+from sse.common.files import write_json
+from sse.common.machine import commit
+from sse.sweeps.grid import Trial
+from sse.sweeps.results import DONE, SCORES, read_facts
+
+FAILED = "failed.json"
 # What a finished trial may keep besides its tables: 60 MB, and 190 to 380 MB, at 30522 x 512.
 KEPT = ("model", "checkpoints")
 ATTEMPTS = 2
 GRACE = 30.0  # seconds that a stopped trial gets to save
+LOCK_WAIT = 10.0  # seconds for a trial whose sweep is just ending
+POLL = 0.2  # seconds between two looks at whether the sweep stops
 
 
 @dataclass(frozen=True)
@@ -66,55 +61,86 @@ def state(out: Path, trial: Trial) -> str:
     return "begun" if (folder / "config.yaml").exists() else "new"
 
 
-def run_trial(trial: Trial, out: Path, keep: Sequence[str] = ()) -> dict[str, Any]:
-    """Train, evaluate and record one trial in this process; returns what trial.json holds.
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_local(
+    trials: Sequence[Trial],
+    out: Path,
+    jobs: int = 1,
+    threads: int | None = None,
+    keep: Sequence[str] = (),
+) -> Generator[Outcome, None, None]:
+    """Run trials on this machine, `jobs` at once; yields each as it ends.
+
+    Closing the generator stops the running trials, which save first.
+
+    Args:
+        trials: what to train.
+        out: the sweep's folder.
+        jobs: trials at once.
+        threads: threads per trial; by default the cores divided among them.
+        keep: see `run_trial`.
+    """
+    threads = threads or max(1, cores() // jobs)
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        runs = [pool.submit(run_trial, trial, out, threads, keep, stop) for trial in trials]
+        for run in as_completed(runs):
+            yield run.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def run_trial(
+    trial: Trial,
+    out: Path,
+    threads: int = 1,
+    keep: Sequence[str] = (),
+    stop: threading.Event | None = None,
+) -> Outcome:
+    """Train, evaluate and record one trial in a process of its own.
+
+    A trial that was cut off goes on from its checkpoint. One whose process dies is tried once
+    more. A failure is recorded in failed.json, and is the outcome.
 
     Args:
         trial: what to train.
         out: the sweep's folder.
+        threads: OpenMP threads of the process.
         keep: of `model` and `checkpoints`, what to keep.
-
-    Raises:
-        UserError: bad options or data; whatever else the training raises.
+        stop: when set, the process gets SIGTERM and `GRACE` seconds.
     """
-    from sse.training.run import main
-
+    stop = stop or threading.Event()
     folder = out / "trials" / trial.name
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with _locked(folder / "lock"):
-        (folder / FAILED).unlink(missing_ok=True)
-        if (folder / DONE).exists():  # another sweep of this folder was faster
-            found: dict[str, Any] = json.loads((folder / DONE).read_text("utf-8"))
-            return found
-        if (folder / "config.yaml").exists():
-            arguments = [f"--resume={folder}"]
-        else:
-            arguments = [*trial.arguments, f"--out={folder}"]
-        facts = main([*arguments, "--trainer.enable_progress_bar=false"])
-        # A trainer refers to itself: its model and moments, 200 MB, would wait for the collector,
-        # which counts objects, not bytes.
-        gc.collect()
-        for name in set(KEPT) - set(keep):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        facts["times"]["total"] = round(time.perf_counter() - start, 2)
-        facts |= {"trial": trial.name, "varied": trial.varied, "options": trial.options}
-        facts["commit"] = commit()
-        write_json(folder / DONE, facts)
-    return facts
-
-
-def commit() -> str:
-    """The checkout's commit, with + where files differ from it; empty outside a checkout."""
-    here = Path(__file__).parent
     try:
-        asked = [
-            subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return asked[0].stdout.strip()[:12] + ("+" if asked[1].stdout.strip() else "")
+        with FileLock(folder / "lock", timeout=LOCK_WAIT):
+            if (folder / DONE).exists():  # another sweep of this folder was faster
+                return Outcome(trial, read_facts(folder))
+            (folder / FAILED).unlink(missing_ok=True)
+            for _ in range(ATTEMPTS):
+                code, log = _train(trial, folder, threads, stop)
+                if code == 0:
+                    return _record(trial, folder, keep, time.perf_counter() - start)
+                if stop.is_set():
+                    return Outcome(trial, None, "stopped")
+                died = code < 0 or code > 128  # by a signal; any other code is the trainer's own
+                if not died:
+                    return fail(out, trial, _reason(log), log[max(0, log.rfind("Traceback")) :])
+            number = -code if code < 0 else code - 128
+            hint = ", perhaps for want of memory" if number == signal.SIGKILL else ""
+            error = f"its process ended {ATTEMPTS} times, last by signal {number}{hint}"
+            return fail(out, trial, error)
+    except Timeout:
+        return fail(out, trial, f"{folder}: another sweep is training this trial: wait for it")
 
 
 def fail(out: Path, trial: Trial, error: str, detail: str = "") -> Outcome:
@@ -126,182 +152,71 @@ def fail(out: Path, trial: Trial, error: str, detail: str = "") -> Outcome:
     return Outcome(trial, None, error)
 
 
-def attempt(trial: Trial, out: Path, keep: Sequence[str]) -> Outcome:
-    """`run_trial`, its failure recorded and told instead of raised; a stop is passed on."""
-    try:
-        return Outcome(trial, run_trial(trial, out, keep))
-    except (Stopped, KeyboardInterrupt):
-        raise
-    except UserError as error:
-        return fail(out, trial, " ".join(str(error).split()))
-    except Exception as error:
-        first = (str(error).strip() or "no message").split("\n")[0]
-        return fail(out, trial, f"{type(error).__name__}: {first}", traceback.format_exc())
+def _train(trial: Trial, folder: Path, threads: int, stop: threading.Event) -> tuple[int, str]:
+    """Run the trainer to its end, or to a stop; its exit code, and what it added to log.txt."""
+    begun = (folder / "config.yaml").exists()
+    options = [f"--resume={folder}"] if begun else [*trial.arguments, f"--out={folder}"]
+    command = [sys.executable, "-m", __name__, str(os.getpid()), *options]
+    number = str(threads)
+    with (folder / "log.txt").open("a+", encoding="utf-8", errors="replace") as log:
+        size = log.seek(0, os.SEEK_END)
+        process = subprocess.Popen(
+            [*command, "--trainer.enable_progress_bar=false"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number},
+            start_new_session=True,  # Ctrl-C reaches the sweep alone, which sends SIGTERM
+        )
+        code = _wait(process, stop)
+        log.seek(size)
+        return code, log.read()
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process; wait a moment for one that is just ending."""
-    with path.open("w") as file:
-        for _ in range(50):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.2)
-        else:
-            raise UserError(f"{path.parent}: another sweep is training this trial: wait for it")
-        yield
+def _reason(log: str) -> str:
+    """The last error in what a trainer printed; an exception without its further lines."""
+    lines = log.strip().splitlines() or ["it said nothing"]
+    errors = [line for line in lines if re.match(r"error: |[\w.]*(Error|Exception)\b", line)]
+    return (errors or lines)[-1].removeprefix("error: ")
 
 
-def cores_of(jobs: int, threads: int | None) -> list[list[int]]:
-    """The cores of each of `jobs` workers: disjoint as far as there are enough."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    cores = cores or list(range(os.cpu_count() or 1))
-    each = threads or max(1, len(cores) // jobs)
-    return [[cores[(i * each + k) % len(cores)] for k in range(each)] for i in range(jobs)]
+def _wait(process: subprocess.Popen[bytes], stop: threading.Event) -> int:
+    """The exit code; at a stop the process may save for `GRACE` seconds."""
+    while not stop.is_set():
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(POLL)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(GRACE)
+    process.kill()
+    return process.wait()
 
 
-@dataclass
-class _Worker:
-    """A process and the pipe to it."""
-
-    cores: list[int]
-    out: Path
-    keep: Sequence[str]
-    trial: Trial | None = None
-    process: Any = None
-    pipe: Connection | None = None
-
-    def start(self) -> None:
-        """Spawn it with its number of threads in the environment, where OpenMP looks once."""
-        context = mp.get_context("spawn")
-        self.pipe, other = context.Pipe()
-        given = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        os.environ.update(dict.fromkeys(given, str(len(self.cores))))
-        try:
-            arguments = (other, self.cores, self.out, self.keep, os.getpid())
-            self.process = context.Process(target=_work, args=arguments, daemon=True)
-            self.process.start()
-        finally:
-            for name, value in given.items():
-                if value is None:
-                    os.environ.pop(name)
-                else:
-                    os.environ[name] = value
-        other.close()
-
-    def give(self, trial: Trial) -> None:
-        """Let it run a trial."""
-        assert self.pipe is not None
-        self.trial = trial
-        self.pipe.send(trial)
-
-    def stop(self) -> None:
-        """Ask for the end: a running trial saves first."""
-        if self.process is not None and self.process.is_alive():
-            if self.trial is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.process.pid, signal.SIGTERM)
-            assert self.pipe is not None
-            self.pipe.close()
-
-    def join(self) -> None:
-        """Wait for the end, at most GRACE seconds."""
-        if self.process is not None:
-            self.process.join(GRACE)
-            if self.process.is_alive():
-                self.process.kill()
+def _record(trial: Trial, folder: Path, keep: Sequence[str], seconds: float) -> Outcome:
+    """Remove what is not kept, and write trial.json, which makes the trial a finished one."""
+    for name in set(KEPT) - set(keep):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    times = json.loads((folder / SCORES).read_text("utf-8"))["times"]
+    record = {"trial": trial.name, "varied": trial.varied, "options": trial.options}
+    record |= {"times": times | {"total": round(seconds, 2)}, "commit": commit()}
+    write_json(folder / DONE, record)
+    return Outcome(trial, read_facts(folder))
 
 
-def run_local(
-    trials: Sequence[Trial],
-    out: Path,
-    jobs: int = 1,
-    threads: int | None = None,
-    keep: Sequence[str] = (),
-) -> Iterator[Outcome]:
-    """Run trials on this machine, `jobs` at once; yields each as it ends.
+def main(arguments: Sequence[str]) -> int:
+    """Train in this process until the sweep's is gone: the sweep's process id, then options."""
+    from sse.training.run import run
 
-    Args:
-        trials: what to train.
-        out: the sweep's folder.
-        jobs: trials at once.
-        threads: threads of each; by default the cores divided among them.
-        keep: see `run_trial`.
-    """
-    waiting = deque(trials)
-    tries: dict[str, int] = {}
-    workers = [_Worker(cores, out, keep) for cores in cores_of(jobs, threads)]
-    workers = workers[: len(waiting)]
-    try:
-        for worker in workers:
-            worker.start()
-            worker.give(waiting.popleft())
-        while busy := [worker for worker in workers if worker.trial is not None]:
-            ready = wait([pipe for worker in busy if (pipe := worker.pipe)])
-            for worker in busy:
-                if worker.pipe not in ready:
-                    continue
-                trial = worker.trial
-                assert trial is not None and worker.pipe is not None
-                try:
-                    outcome = worker.pipe.recv()
-                except (EOFError, ConnectionError):
-                    outcome = _died(worker, trial, tries)
-                    worker.start()
-                    if outcome is None:
-                        waiting.appendleft(trial)
-                worker.trial = None
-                if outcome is not None:
-                    yield outcome
-                if waiting:
-                    worker.give(waiting.popleft())
-    finally:
-        for worker in workers:
-            worker.stop()
-        for worker in workers:
-            worker.join()
-
-
-def _died(worker: _Worker, trial: Trial, tries: dict[str, int]) -> Outcome | None:
-    """What to make of a worker that ended in mid-trial: None to try once more."""
-    worker.process.join()
-    code = worker.process.exitcode
-    tries[trial.name] = tries.get(trial.name, 0) + 1
-    if tries[trial.name] < ATTEMPTS:
-        return None
-    reason = f"signal {-code}" if code < 0 else f"exit code {code}"
-    hint = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-    return fail(worker.out, trial, f"its process ended {ATTEMPTS} times, last by {reason}{hint}")
-
-
-def _work(pipe: Connection, cores: list[int], out: Path, keep: Sequence[str], parent: int) -> None:
-    """A worker: trials in, outcomes back, until the pipe or the sweep's process ends."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the sweep's process hears it and tells us
-    while True:
-        try:
-            trial = pipe.recv()
-        except (EOFError, OSError):
-            return
-        folder = out / "trials" / trial.name
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "log.txt").open("a", encoding="utf-8") as log:
-            os.dup2(log.fileno(), sys.stdout.fileno())
-            os.dup2(log.fileno(), sys.stderr.fileno())
-            try:
-                outcome = attempt(trial, out, keep)
-            except (Stopped, KeyboardInterrupt):
-                return
-            sys.stdout.flush()
-        with contextlib.suppress(OSError):
-            pipe.send(outcome)
+    parent, *options = arguments
+    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
+    return run(options)
 
 
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,8 @@
 """nanotoken in the place of Hugging Face's tokenizers, once it has proven equal.
 
-nanotoken (extra `fast`) makes the same WordPiece ids some 20 times faster, but is young and knows
-only part of what a tokenizer.json may ask for. So each tokenizer is probed before it is used: both
-encode a few thousand texts made to find differences, and one different id keeps Hugging Face's.
+nanotoken (extra `fast`) makes WordPiece ids much faster, but supports only part of what a
+tokenizer.json may demand. So both encode a few thousand texts made to find differences first. One
+different id, and Hugging Face's tokenizer runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'stable-static-embedding[fast]'"
 
-# What a normaliser, a splitter or a WordPiece model can get wrong, one kind a line.
+# What a normaliser, a splitter or a WordPiece model can get wrong, one kind per line.
 HOSTILE = (
     "", " ", "\t\n\r\x0b\x0c\x1c\x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000",
     "a\x00b\x01c\x7fd\x80e\x9ff\ufeffg\ufffdh\u200bi\u200cj\u200dk\u2060l\u00adm\u061cn\u200eo",
@@ -46,11 +46,11 @@ VOCABULARY_PROBES = 400
 
 @dataclass(frozen=True)
 class Engine:
-    """Which tokenizer runs.
+    """The choice of a tokenizer.
 
     Attributes:
         name: `nanotoken` or `tokenizers`.
-        reason: why, in a few words.
+        reason: why it was chosen, in a few words.
         fast: nanotoken's tokenizer, or None.
     """
 
@@ -82,7 +82,7 @@ class FastTokenizer:
 
         Args:
             texts: str only.
-            parallel: on all cores; None: unless in a forked process.
+            parallel: whether to use all cores; by default outside forked processes.
         """
         if parallel is None:
             batch = self._tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -95,7 +95,7 @@ class FastTokenizer:
 
 
 def choose_engine(tokenizer: Tokenizer) -> Engine:
-    """Take nanotoken if it is installed and equal on every probe, otherwise Hugging Face's."""
+    """Nanotoken if it is installed and equal on every probe, otherwise Hugging Face's."""
     try:
         import nanotoken  # noqa: F401
     except ImportError:
@@ -118,7 +118,7 @@ def choose_engine(tokenizer: Tokenizer) -> Engine:
 
 
 def probes(tokenizer: Tokenizer) -> list[str]:
-    """Texts that find differences: hostile Unicode, all its blocks, the tokenizer's own words."""
+    """Texts likely to show a difference: hostile Unicode, all blocks, the vocabulary itself."""
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     step = max(1, size // VOCABULARY_PROBES)
     words = [tokenizer.id_to_token(i) or "" for i in range(0, size, step)]

@@ -1,56 +1,73 @@
-"""Texts out of files, as a stream: plain lines, JSON lines, CSV, parquet, folders, standard input.
+"""The one reader of records: JSON lines, CSV, TSV, parquet and plain lines, local or remote.
 
-Nothing is held but the row at hand, so a file may be larger than memory. A fault names its line.
+- `read_records` yields texts with other columns beside them, for `sse encode` and `sse index`.
+- `line_records`, `json_records` and `csv_records` apply the caller's check to each record. They
+  yield its result or the record's `Fault`. Corpora, BEIR collections and the search for a bad
+  row of a training file use them.
+- Parquet is read as tables of bounded size (`parquet_tables.py`).
+
+Only the record or table at hand is in memory, so a file may be larger than memory.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
-import sys
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 from sse.common.errors import UserError
-from sse.text.record_files import MAX_LINE, LongLine, kind_of, lines_of, open_bytes
+from sse.text.record_files import (
+    MAX_LINE,
+    RAW_CHARACTERS,
+    BadFile,
+    BadValue,
+    Fault,
+    kind_of,
+    numbered,
+    open_bytes,
+    or_raise,
+)
 
 FORMATS = ("lines", "jsonl", "csv", "tsv", "parquet")
 TEXT_COLUMNS = ("text", "document", "passage", "sentence", "query", "content", "body", "title")
-TEXT_FILES = {".txt", ".md", ".rst", ".text", ".org", ".adoc", ".tex", ".log"}
-PASSAGE = 1_000  # characters of a file's passage in an index, unless a paragraph is longer
 csv.field_size_limit(MAX_LINE)  # its own limit of 128 KB is short for a text
+
+T = TypeVar("T")
+Check = Callable[[dict[str, Any]], T]
+Lines = Iterable[tuple[int, str] | Fault]
+Checked = Iterator[tuple[int, T] | Fault]
 
 
 @dataclass(frozen=True)
-class Row:
+class Record:
     """One text and where it came from.
 
     Attributes:
         text: the text.
         where: `file:line`, or `file#row` of a parquet file.
-        kept: the columns asked for, by name.
+        columns: values of further columns, by name.
     """
 
     text: str
     where: str
-    kept: dict[str, Any] = field(default_factory=dict)
+    columns: dict[str, Any] = field(default_factory=dict)
 
 
-def read_rows(
+def read_records(
     source: str, form: str | None = None, column: str | None = None, keep: Sequence[str] = ()
-) -> Iterator[Row]:
+) -> Iterator[Record]:
     """The texts of a file, or of standard input for `-`.
 
     Args:
         source: a path; `.gz` is unpacked.
-        form: lines, jsonl, csv, tsv or parquet; by default what the name says, else lines.
-        column: which column holds the text; by default `text` or another usual name, or the only
-            one. Plain lines have none.
-        keep: further columns to pass on.
+        form: lines, jsonl, csv, tsv or parquet; by default the ending of the name decides, and
+            an unknown ending means lines.
+        column: the column with the text; by default `text` or another usual name, or the only
+            column of texts. Plain lines have no columns.
+        keep: further columns for `Record.columns`.
 
     Raises:
         UserError: no such file, a missing column, a broken line, bytes that are no text.
@@ -59,220 +76,219 @@ def read_rows(
     if source != "-" and (path.is_dir() or not path.exists()):
         what = "is a folder, expected a file" if path.is_dir() else "no such file"
         raise UserError(f"{source}: {what}")
-    known = {"json": "jsonl", None: "lines"}
     kind = None if source == "-" else kind_of(path)
-    form = form or known.get(kind, kind or "lines")
+    form = form or {"json": "jsonl", None: "lines"}.get(kind, kind or "lines")
     if form not in FORMATS:
         raise UserError(f"format '{form}': choose one of {', '.join(FORMATS)}")
     if form == "lines" and (column or keep):
         raise UserError(f"{source}: plain lines have no column {column or keep[0]!r}")
     if form == "parquet":
-        return _parquet(source, column, keep)
-    return _text_rows(source, form, column, keep)
+        return _parquet_records(source, column, keep)
+    return _text_records(source, form, column, keep)
 
 
-def _text_rows(source: str, form: str, column: str | None, keep: Sequence[str]) -> Iterator[Row]:
+def _text_records(
+    source: str, form: str, column: str | None, keep: Sequence[str]
+) -> Iterator[Record]:
+    """The records of a file of lines: plain text, JSON, CSV or TSV."""
     name = "standard input" if source == "-" else source
-    with contextlib.ExitStack() as stack:
-        file: IO[bytes] = (
-            sys.stdin.buffer if source == "-" else stack.enter_context(open_bytes(Path(source)))
-        )
-        lines = _lines(file, name)
+
+    def check(values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        nonlocal column
+        column = column or pick_column([c for c in values if isinstance(values[c], str)], name)
+        return text_in(values, column), {key: value_in(values, key) for key in keep}
+
+    with open_bytes(source) as file:
+        lines = numbered(file, name)
         if form == "lines":
-            for number, line in lines:
-                yield Row(line.rstrip("\r\n"), f"{name}:{number}")
-            return
-        records = _json_records(lines, name) if form == "jsonl" else _csv_records(lines, name, form)
-        for number, record in records:
-            column = column or pick_column(list(record), record, name)
-            where = f"{name}, line {number}"
-            text = _value(record, column, where)
-            if not isinstance(text, str):
-                raise UserError(f"{where}: '{column}' is {str(text)[:40]!r}, expected a text")
-            yield Row(text, f"{name}:{number}", {k: _value(record, k, where) for k in keep})
+            items = line_records(lines, name, _plain, blank=True)
+        elif form == "jsonl":
+            items = json_records(lines, name, check)
+        else:
+            items = csv_records(lines, name, check, "\t" if form == "tsv" else ",")
+        for number, (text, columns) in or_raise(items):
+            yield Record(text, f"{name}:{number}", columns)
 
 
-def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
-    """Numbered lines, decoded; refuses what is no text."""
-    number = 0
-    try:
-        for number, line in enumerate(lines_of(file), 1):
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if "\0" in text:
-                raise UserError(f"{name}, line {number}: holds a zero byte: not a text file")
-            yield number, text
-    except LongLine as error:
-        raise UserError(f"{name}, line {number + 1}: {error}") from None
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise UserError(
-            f"{name}, line {number}: not UTF-8 (byte {byte:#x}): not a text file, or convert it "
-            "with iconv"
-        ) from None
-    except (EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise UserError(f"{name}: a broken gzip after line {number} ({error})") from None
+def _plain(line: str) -> tuple[str, dict[str, Any]]:
+    if "\0" in line:
+        raise BadValue("holds a zero byte: not a text file")
+    return line.rstrip("\r\n"), {}
 
 
-def _json_records(
-    lines: Iterator[tuple[int, str]], name: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in lines:
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{name}, line {number}: no JSON ({error})") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{name}, line {number}: a {type(record).__name__}, expected an object")
-        yield number, record
+def _parquet_records(source: str, column: str | None, keep: Sequence[str]) -> Iterator[Record]:
+    """The records of a parquet file; the columns are checked against its schema first."""
+    from sse.text import parquet_tables as parquet  # pyarrow is slow to import
 
-
-def _csv_records(
-    lines: Iterator[tuple[int, str]], name: str, form: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader((line for _, line in lines), delimiter="\t" if form == "tsv" else ",")
-    try:
-        header = next(reader, None)
-        if header is None:
-            raise UserError(f"{name}: empty, expected a header line")
-        for cells in reader:
-            if cells and len(cells) != len(header):
-                raise UserError(
-                    f"{name}, line {reader.line_num}: {len(cells)} cells, "
-                    f"the header has {len(header)}"
-                )
-            if cells:
-                yield reader.line_num, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{name}, line {reader.line_num}: {error}") from None
-
-
-def _parquet(source: str, column: str | None, keep: Sequence[str]) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(source, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{source}: no parquet file ({str(error).splitlines()[0]})") from None
+    file = parquet.open_parquet(source)
     schema = file.schema_arrow
-    texts = [
-        f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
-    ]
-    column = column or pick_column(texts, {}, source)
+    texts = parquet.text_columns(schema)
+    column = column or pick_column(texts, source)
     for name in (column, *keep):
         if name not in schema.names:
             raise UserError(f"{source}: no column '{name}': it has {', '.join(schema.names)}")
     if column not in texts:
         raise UserError(f"{source}: '{column}' holds {schema.field(column).type}, expected a text")
-    row = 0
-    batches = file.iter_batches(4096, columns=list(dict.fromkeys([column, *keep])))
-    while (records := _next_records(batches, source, row)) is not None:
-        for record in records:
-            if record[column] is None:
-                raise UserError(f"{source}, row {row}: '{column}' is null, expected a text")
-            yield Row(record[column], f"{source}#{row}", {k: record[k] for k in keep})
-            row += 1
+    for first, table in parquet.tables(file, source, list(dict.fromkeys([column, *keep]))):
+        try:
+            columns = {name: table.column(name).to_pylist() for name in keep}
+        except UnicodeDecodeError as error:
+            raise BadFile(source, f"damaged after row {first} ({error})") from None
+        for at, text in enumerate(parquet.texts_of(table.column(column), column)):
+            if isinstance(text, BadValue):
+                raise Fault(source, "row", first + at, str(text)).error()
+            values = {name: columns[name][at] for name in keep}
+            yield Record(text, f"{source}#{first + at}", values)
 
 
-def _next_records(batches: Iterator[Any], source: str, row: int) -> list[dict[str, Any]] | None:
-    """The next rows of a parquet file, None at its end."""
-    import pyarrow as pa
+def line_records(
+    lines: Lines, name: str, check: Callable[[str], T], blank: bool = False
+) -> Checked[T]:
+    """(number, `check` of the line) of each line, or its fault; blank lines only with `blank`."""
+    for item in lines:
+        if isinstance(item, Fault):
+            yield item
+            continue
+        number, line = item
+        if not blank and not line.strip():
+            continue
+        try:
+            result = check(line)
+        except BadValue as reason:
+            yield Fault(name, "line", number, str(reason), line.rstrip("\r\n")[:RAW_CHARACTERS])
+            continue
+        yield number, result
 
-    try:
-        batch = next(batches, None)
-        return None if batch is None else batch.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{source}: damaged after row {row} ({reason})") from None
+
+def json_records(lines: Lines, name: str, check: Check[T]) -> Checked[T]:
+    """(line number, `check` of its object) of each line of JSON that is not blank, or its fault."""
+
+    def parse(line: str) -> T:
+        try:
+            values = json.loads(line.rstrip("\r\n"))
+        except (ValueError, RecursionError) as error:
+            raise BadValue(json_reason(error)) from None
+        return check(object_of(values))
+
+    return line_records(lines, name, parse)
 
 
-def _value(record: dict[str, Any], column: str, where: str) -> Any:
-    if column not in record:
-        raise UserError(f"{where}: no column '{column}': it has {', '.join(record) or 'none'}")
-    return record[column]
+def json_reason(error: Exception) -> str:
+    """What is wrong with a text that `json.loads` refuses."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"no JSON at column {error.colno} ({error.msg})"
+    return f"no JSON ({'nested too deep' if isinstance(error, RecursionError) else error})"
 
 
-def pick_column(
-    columns: list[str], record: dict[str, Any], name: str, option: str = "--column"
-) -> str:
-    """The text's column where none is named.
+def csv_records(lines: Lines, name: str, check: Check[T], separator: str) -> Checked[T]:
+    """(first line's number, `check` of the record) of each record below the header, or its fault.
+
+    Reading stops at a line that is no text, as that line may lie within a quoted text.
 
     Raises:
-        UserError: none or several that it could be; says to name one with `option`.
+        BadFile: no header.
     """
-    columns = [c for c in columns if isinstance(record.get(c, ""), str)]
-    lower = {c.lower(): c for c in reversed(columns)}
-    if found := next((lower[c] for c in TEXT_COLUMNS if c in lower), None):
-        return found
+    faults: list[Fault] = []
+
+    def texts() -> Iterator[str]:
+        for item in lines:
+            if isinstance(item, Fault):
+                faults.append(item)
+                return
+            yield item[1]
+
+    reader = csv.reader(texts(), delimiter=separator)
+    header: list[str] = []
+    number = 1
+    try:
+        for cells in reader:
+            if faults:
+                break
+            if header and cells:
+                try:
+                    yield number, check(_named(header, cells))
+                except BadValue as reason:
+                    raw = separator.join(cells)[:RAW_CHARACTERS]
+                    yield Fault(name, "line", number, str(reason), raw)
+            header = header or cells
+            number = reader.line_num + 1
+    except csv.Error as error:
+        faults.append(Fault(name, "line", number, str(error)))
+    yield from faults
+    if not header and not faults:
+        raise BadFile(name, "the file is empty, expected a header line")
+
+
+def _named(header: list[str], cells: list[str]) -> dict[str, str]:
+    if len(cells) != len(header):
+        reason = f"{len(cells)} fields instead of {len(header)}"
+        raise BadValue(f"{reason}; quote texts that hold a separator")
+    return dict(zip(header, cells, strict=True))
+
+
+def object_of(value: Any) -> dict[str, Any]:
+    """`value` as a JSON object; raises BadValue if it is no object."""
+    if not isinstance(value, dict):
+        raise BadValue(f"{shown(value)} is no object")
+    return value
+
+
+def value_in(values: dict[str, Any], column: str) -> Any:
+    """A record's value in a column; raises BadValue if it has no such column."""
+    if column not in values:
+        raise BadValue(f"no column '{column}': it has {', '.join(values) or 'none'}")
+    return values[column]
+
+
+def text_in(values: dict[str, Any], column: str) -> str:
+    """A record's text in a column; raises BadValue without that column or without a text."""
+    return text_of(value_in(values, column), column)
+
+
+def text_of(value: Any, column: str) -> str:
+    """`value` as a text; raises BadValue if it is no text."""
+    if not isinstance(value, str):
+        raise BadValue(f"'{column}' is {shown(value)}, expected a text")
+    return value
+
+
+def unicode_of(text: str, column: str) -> str:
+    """`text`; BadValue for half a surrogate pair: JSON can escape it, UTF-8 cannot hold it."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadValue(f"'{column}' has half a surrogate pair, no Unicode text") from None
+    return text
+
+
+def shown(value: Any) -> str:
+    """A JSON value, shortened, for a message."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def pick_column(columns: Sequence[str], name: str, argument: str = "column") -> str:
+    """The column of texts to read by default: one with a usual name, or the only one.
+
+    Args:
+        columns: the names of the file's columns of texts.
+        name: the file.
+        argument: the caller's argument that names the column, for the error.
+
+    >>> pick_column(["id", "title", "Text"], "notes.csv")
+    'Text'
+
+    Raises:
+        UserError: no column or several columns qualify.
+    """
+    lower = {column.lower(): column for column in reversed(columns)}
+    for usual in TEXT_COLUMNS:
+        if usual in lower:
+            return lower[usual]
     if len(columns) == 1:
         return columns[0]
     raise UserError(
         f"{name}: which column holds the text? It has {', '.join(columns) or 'none'}: "
-        f"name one with {option}"
+        f"name one with `{argument}`"
     )
-
-
-def read_folder_texts(folder: str) -> Iterator[Row]:
-    """Passages of the text files under a folder, in the order of their names.
-
-    A passage is one paragraph, or several short ones up to `PASSAGE` characters together. Hidden
-    files are left out, and so are files that are no UTF-8 text.
-
-    Raises:
-        UserError: no text file there.
-    """
-    root, found = Path(folder), False
-    for path in sorted(root.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if hidden or path.suffix.lower() not in TEXT_FILES or not path.is_file():
-            continue
-        found = True
-        if path.stat().st_size > MAX_LINE:
-            sys.stderr.write(f"warning: {path}: more than {MAX_LINE:,} bytes, left out\n")
-            continue
-        try:
-            text = path.read_text("utf-8-sig")
-        except UnicodeDecodeError:
-            sys.stderr.write(f"warning: {path}: not UTF-8, left out\n")
-            continue
-        yield from _passages(text, str(path))
-    if not found:
-        kinds = ", ".join(sorted(TEXT_FILES))
-        raise UserError(f"{folder}: no text file in it (looked for {kinds})")
-
-
-def _passages(text: str, name: str) -> Iterator[Row]:
-    start, size, number = 1, 0, 1
-    parts: list[str] = []
-    for paragraph in text.split("\n\n"):
-        if parts and size + len(paragraph) > PASSAGE:
-            yield Row("\n\n".join(parts), f"{name}:{start}")
-            start, size, parts = number, 0, []
-        if paragraph.strip():
-            start = start if parts else number + paragraph[: -len(paragraph.lstrip())].count("\n")
-            parts.append(paragraph.strip())
-            size += len(paragraph)
-        number += paragraph.count("\n") + 2
-    if parts:
-        yield Row("\n\n".join(parts), f"{name}:{start}")
-
-
-def snippet(text: str, query: str, size: int = 200) -> str:
-    """One line of `text` around the first word that it shares with `query`."""
-    flat = " ".join(text.split())
-    if len(flat) <= size:
-        return flat
-    low, at = flat.lower(), 0
-    words = sorted({w for w in query.lower().split() if len(w) > 2}, key=len, reverse=True)
-    with contextlib.suppress(StopIteration):
-        at = next(found for w in words if (found := low.find(w)) >= 0)
-    start = max(0, min(at - size // 3, len(flat) - size))
-    if start:  # begin with a whole word
-        start = flat.find(" ", start) + 1
-    end = flat.rfind(" ", start, start + size)
-    end = end if end > start and start + size < len(flat) else start + size
-    return ("… " if start else "") + flat[start:end] + (" …" if end < len(flat) else "")

@@ -1,11 +1,10 @@
-"""Text to token ids, in one place.
+"""Text to token ids.
 
-- `TextTokenizer` wraps one `tokenizers.Tokenizer`: truncation and padding off, no special tokens.
-- nanotoken (extra `fast`) does the same work faster where `sse.text.fast_tokenizer` finds it equal;
-  otherwise `sse.text.word_cache` asks the tokenizer once per word where its parts are BERT's.
-- It comes from a `tokenizer.json`, from the hub, or is trained here (BERT's normaliser and
+- `TextTokenizer` wraps a `tokenizers.Tokenizer`: no truncation, no padding, no special tokens.
+- nanotoken (extra `fast`) replaces it where `sse.text.fast_tokenizer` proves equal ids.
+- Otherwise `sse.text.word_cache` remembers the ids of words, where the parts are BERT's.
+- A tokenizer comes from a `tokenizer.json`, from the hub, or is trained here (BERT's normaliser and
   pre-tokenizer, WordPiece).
-- Nothing here imports torch, transformers or sentence-transformers: inference needs this module.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from sse.common.errors import UserError
 from sse.common.files import atomic_file
 from sse.common.hub import hub_file
 from sse.text.fast_tokenizer import Engine, FastTokenizer, choose_engine
-from sse.text.token_batch import TokenBatch, concatenate
+from sse.text.token_batch import TokenBatch, concatenate, offsets_of
 from sse.text.word_cache import WordCache, works_word_by_word
 
 # The hub's own aliases of BERT's tokenizers, which carry no owner.
@@ -41,11 +40,11 @@ HUB_ALIASES = {
 }
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-# An Encoding takes some 100 bytes a token until its ids are copied out, so a call holds few texts.
+# An Encoding is large until its ids are copied out, so one call takes a bounded number of letters.
 MAX_CHARACTERS = 2_000_000
 MAX_ALPHABET = 1_000
 MAX_FILE = 200_000_000  # bytes: ten times the tokenizer.json of the largest vocabularies in use
-PROBE_AFTER = 256  # texts: importing and probing the fast tokenizer costs as much as some 500
+PROBE_AFTER = 256  # texts: fewer would not repay the import and the probe of the fast tokenizer
 
 
 class TextTokenizer:
@@ -73,27 +72,29 @@ class TextTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of what decides the ids."""
+        """A hash of everything that decides the ids: the tokenizer and `max_tokens`."""
         serialised = json.dumps(json.loads(self.tokenizer.to_str()), sort_keys=True)
         return hashlib.sha256(f"{self.max_tokens} {serialised}".encode()).hexdigest()
 
     @cached_property
     def engine(self) -> Engine:
-        """Which tokenizer makes the ids, and why; probed when asked for."""
+        """Which tokenizer makes the ids, and why; the first access runs the probe."""
         if not self._wants_fast:
             return Engine("tokenizers", "asked for")
         return choose_engine(self.tokenizer)
 
     @cached_property
     def words(self) -> WordCache | None:
-        """The ids of words seen before; None where the tokenizer cannot be asked word by word."""
+        """The cache of words; None where a text's ids are not those of its words."""
         return WordCache(self.tokenizer) if works_word_by_word(self.tokenizer) else None
 
     def encode(self, texts: Sequence[str], parallel: bool | None = None) -> TokenBatch:
         """Token ids of `texts`, int32, without special tokens; an empty text has none.
 
-        `parallel=False` keeps nanotoken on the calling thread, for callers with threads of their
-        own; Hugging Face's tokenizers follow TOKENIZERS_PARALLELISM.
+        Args:
+            texts: what to encode.
+            parallel: False keeps nanotoken on the calling thread, for callers with threads of
+                their own. Hugging Face's tokenizers follow TOKENIZERS_PARALLELISM.
         """
         fast = self._fast(len(texts))
         if fast is not None:
@@ -103,11 +104,11 @@ class TextTokenizer:
                 batch = fast.encode([_valid(text) for text in texts], parallel)
             return batch if self.max_tokens is None else _cut(batch, self.max_tokens)
         parts = [self._encode(part) for part in _slices(texts)]
-        batch = concatenate(parts) if parts else TokenBatch(np.zeros(0, np.int32), _offsets([]))
+        batch = concatenate(parts) if parts else TokenBatch(np.zeros(0, np.int32), offsets_of([]))
         return batch if self.max_tokens is None else _cut(batch, self.max_tokens)
 
     def _fast(self, count: int) -> FastTokenizer | None:
-        """The fast tokenizer, once there are texts enough to pay for the probe."""
+        """The fast tokenizer, if there is one, from the `PROBE_AFTER`-th text on."""
         if "engine" not in self.__dict__:
             self._seen += count
             if self._seen < PROBE_AFTER:
@@ -115,7 +116,7 @@ class TextTokenizer:
         return self.engine.fast
 
     def _encode(self, texts: Sequence[str]) -> TokenBatch:
-        """The ids of a few texts by Hugging Face's tokenizers."""
+        """The ids by Hugging Face's tokenizers, of as many texts as one call takes."""
         try:
             try:
                 return self._ids(texts)
@@ -131,7 +132,7 @@ class TextTokenizer:
         if self.words is not None:
             return self.words.encode(texts)
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        offsets = _offsets([len(encoding) for encoding in encodings])
+        offsets = offsets_of([len(encoding) for encoding in encodings])
         ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
         return TokenBatch(np.fromiter(ids, np.int32, count=int(offsets[-1])), offsets)
 
@@ -182,9 +183,8 @@ def train_tokenizer(
     """Train BERT's lower-case WordPiece on `texts`, the same on every machine.
 
     Args:
-        texts: read until `max_characters`, which is plenty for 30,522 pieces; mix the sets
-            beforehand when there is more.
-        vocab_size: the most entries of the vocabulary; small corpora give fewer.
+        texts: read until `max_characters`; mix the sets beforehand when there are more.
+        vocab_size: the largest vocabulary; small corpora give a smaller one.
         max_tokens: see `TextTokenizer`.
         max_characters: where to stop reading.
         progress: show a bar.
@@ -217,7 +217,7 @@ def train_tokenizer(
     )
     bar = tqdm(sample, desc="training the tokenizer", unit=" texts", disable=not progress)
     learner.train_from_iterator(bar, trainer)
-    # A fresh wrapper drops those special tokens from the added ones: "##a" in a text is no token.
+    # A new Tokenizer does not have those letters as special tokens: "##a" in a text is no token.
     vocab = learner.get_vocab(with_added_tokens=False) or learner.get_vocab()
     return TextTokenizer(_bert(WordPiece(vocab, unk_token="[UNK]"), normaliser), max_tokens)  # type: ignore[call-arg]
 
@@ -245,6 +245,7 @@ def _alphabet(texts: Sequence[str], normaliser: BertNormalizer) -> list[str]:
 
 
 def _until(texts: Iterable[str], max_characters: int) -> Iterator[str]:
+    """`texts` up to the one that reaches `max_characters` in all."""
     for text in texts:
         valid = _valid(text)
         yield valid
@@ -259,7 +260,7 @@ def _valid(text: str) -> str:
 
 
 def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Runs of `texts` of at most MAX_CHARACTERS, or of one text."""
+    """`texts` cut into runs of at most MAX_CHARACTERS; a longer text stands alone."""
     start = size = 0
     for row, text in enumerate(texts):
         if size and size + len(text) > MAX_CHARACTERS:
@@ -270,16 +271,10 @@ def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         yield texts[start:]
 
 
-def _offsets(lengths: Sequence[int]) -> np.ndarray:
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
-
-
 def _cut(batch: TokenBatch, most: int) -> TokenBatch:
     """The first `most` ids of each text."""
     lengths = batch.lengths
     if not len(lengths) or lengths.max() <= most:
         return batch
     within = np.arange(len(batch.ids)) - np.repeat(batch.offsets[:-1], lengths)
-    return TokenBatch(batch.ids[within < most], _offsets(np.minimum(lengths, most)))  # type: ignore[arg-type]
+    return TokenBatch(batch.ids[within < most], offsets_of(np.minimum(lengths, most)))

@@ -1,12 +1,10 @@
-"""The ids of words seen before, kept: Hugging Face's tokenizer is asked once per word.
+"""A cache from words to token ids, so that Hugging Face's tokenizer sees each word once.
 
-BERT's pre-tokenizer ends a word at white space and at each ASCII mark, and neither its normaliser
-nor WordPiece looks past a word's end. So the ids of a text are the ids of its words, one after the
-other, and most words were seen before.
+BERT's pre-tokenizer ends a word at white space and at each ASCII mark. Neither its normaliser nor
+WordPiece looks past the end of a word. So the ids of a text are the ids of its words in order.
 
-- A batch is cut into words by its bytes (in UTF-8 no byte of a longer character is ASCII), Arrow
-  finds its distinct words, and only these are looked up: Python does nothing per word.
-- A text that holds an added token such as [MASK], whose marks end no word, is taken as one word.
+- Arrow finds the distinct words of a batch, and only these are looked up: no Python per word.
+- A text with an added token such as [MASK] counts as one word, since its marks end no word.
 """
 
 from __future__ import annotations
@@ -27,11 +25,11 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from sse.text.token_batch import TokenBatch
 
-MAX_WORDS = 500_000  # some 150 bytes each; then it starts again, as the frequent ones soon return
-MAX_LETTERS = 40  # of a word that is kept: longer ones hardly come twice
-FEW_LETTERS = 5_000  # texts of fewer are not worth finding their distinct words
-FEW_WORDS = 8  # unseen ones, as a query has, are asked for one by one: 5 us each
-GROUP = 256  # words that Hugging Face's tokenizer takes as one input: a result costs as much as ten
+MAX_WORDS = 500_000  # then the cache starts again: frequent words soon return
+MAX_LETTERS = 40  # of a word in the cache: longer words hardly come twice
+FEW_LETTERS = 5_000  # a smaller batch is not worth finding its distinct words
+FEW_WORDS = 8  # so few unseen words are encoded one by one, as a call for a batch costs more
+GROUP = 256  # words per input of Hugging Face's tokenizer: its result costs more than a word
 ITEM = 4  # bytes of an id
 
 SPACES = " \t\r\n"
@@ -42,12 +40,12 @@ _ENDS_WORD = _IS_MARK | np.isin(np.arange(256), list(SPACES.encode()))
 
 
 class WordCache:
-    """Encode texts word by word, the same ids as `tokenizer` gives the whole text.
+    """An encoder by words that makes the ids of `tokenizer` on the whole text.
 
-    Any number of threads may share it: words are only added, and a full cache is replaced.
+    Threads may share it: words are only added, and a full cache is replaced as a whole.
 
     Args:
-        tokenizer: one that `works_word_by_word`.
+        tokenizer: `works_word_by_word` must hold for it.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -57,7 +55,7 @@ class WordCache:
         self._seen: dict[str, bytes] = {"": b""}
 
     def __reduce__(self) -> tuple[type[WordCache], tuple[Tokenizer]]:
-        return WordCache, (self._tokenizer,)  # another process sees other words
+        return WordCache, (self._tokenizer,)  # another process starts with none
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -66,7 +64,7 @@ class WordCache:
         """Token ids of `texts`, int32, without special tokens.
 
         Raises:
-            UnicodeError: a lone surrogate.
+            UnicodeError: half of a surrogate pair.
         """
         text = "".join(texts)
         whole: set[int] = set()
@@ -85,23 +83,23 @@ class WordCache:
         return TokenBatch(every.ids, every.offsets[ends])
 
     def _few(self, texts: Sequence[str], whole: Container[int]) -> TokenBatch:
-        """The same for a query or a few, where a call of numpy's costs as much as a word."""
+        """The ids of few letters, such as a query's, without the set-up that Arrow needs."""
         rows = [[t] if i in whole else _WORD.findall(t) for i, t in enumerate(texts)]
         pieces = iter(self._look_up(list(chain.from_iterable(rows))))
         parts = [b"".join(islice(pieces, len(row))) for row in rows]
         return TokenBatch(_ids(parts), _offsets(map(len, parts)))
 
     def _look_up(self, words: list[str]) -> list[bytes]:
-        """The ids of each word."""
-        found = list(map(self._seen.get, words))
-        unseen = [word for word, ids in zip(words, found, strict=True) if ids is None]
+        """The ids of each word, from the cache or the tokenizer."""
+        cached = list(map(self._seen.get, words))
+        unseen = [word for word, ids in zip(words, cached, strict=True) if ids is None]
         if not unseen:
-            return cast("list[bytes]", found)
+            return cast("list[bytes]", cached)
         fresh = self._encode(list(dict.fromkeys(unseen)))
-        return [fresh[w] if ids is None else ids for w, ids in zip(words, found, strict=True)]
+        return [fresh[w] if ids is None else ids for w, ids in zip(words, cached, strict=True)]
 
     def _encode(self, words: list[str]) -> dict[str, bytes]:
-        """The ids of each word, by Hugging Face's tokenizer; those worth it are kept."""
+        """The ids of each word by Hugging Face's tokenizer; words that are not long are cached."""
         few = len(words) <= FEW_WORDS
         fresh = self._one_by_one(words) if few else self._in_groups(words)
         if len(self._seen) + len(fresh) > MAX_WORDS:
@@ -129,10 +127,10 @@ class WordCache:
 
 
 def works_word_by_word(tokenizer: Tokenizer) -> bool:
-    """Whether the ids of a text are those of its words: BERT's parts, and added tokens with marks.
+    """Whether the ids of a text are those of its words, one after the other.
 
-    An added token that is found after normalisation, holds white space or consists of letters could
-    also be found where our words are put together or set in lower case.
+    The parts must be BERT's. An added token must hold an ASCII mark and no white space, and must
+    match before normalisation. Another token could also match across words or in lower case.
     """
     return (
         isinstance(tokenizer.model, WordPiece)
@@ -148,22 +146,25 @@ def works_word_by_word(tokenizer: Tokenizer) -> bool:
 
 
 def _ids(pieces: Iterable[bytes]) -> NDArray[np.int32]:
-    return np.frombuffer(bytearray().join(pieces), np.int32)  # of a bytearray: writable
+    return np.frombuffer(bytearray().join(pieces), np.int32)  # a bytearray makes it writable
 
 
 def _offsets(sizes: Iterable[int]) -> NDArray[np.int64]:
-    """Of pieces of so many bytes."""
+    """Offsets in ids of pieces with these sizes in bytes."""
     return np.array([0, *accumulate(sizes)], np.int64) // ITEM
 
 
 def _distinct(
     texts: Sequence[bytes], whole: Iterable[int]
 ) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct words, which of them each word is, and where each text's words begin and end.
+    """The distinct words of UTF-8 texts.
 
     Args:
         texts: UTF-8.
-        whole: the numbers of the texts that are one word.
+        whole: numbers of the texts that count as one word.
+
+    Returns:
+        (the distinct words, the distinct word of each word, offsets of the texts in words).
     """
     import pyarrow as pa  # slow to import
 
@@ -171,7 +172,8 @@ def _distinct(
     letters = np.frombuffer(data, np.uint8)
     starts = np.zeros(len(texts) + 1, np.int64)
     np.cumsum([len(text) for text in texts], out=starts[1:])
-    # A space begins a word, which goes on after it; a mark is a word.
+    # In UTF-8 no byte of a longer character is ASCII, so bytes tell where words begin.
+    # A space belongs to the word after it; a mark is a word.
     begins = np.zeros(len(data) + 1, bool)
     begins[:-1] = _ENDS_WORD[letters]
     begins[1:] |= _IS_MARK[letters]

@@ -122,13 +122,13 @@ def callbacks(
         seconds: time from one `last.ckpt` to the next.
     """
     throughput = Throughput()
-    found: list[Callback] = [throughput]
+    own: list[Callback] = [throughput]
     if progress:
-        found.append(Progress(throughput))
+        own.append(Progress(throughput))
     if ema:
-        found.append(MovingAverage(decay=ema))
+        own.append(MovingAverage(decay=ema))
     if monitor:
-        found.append(
+        own.append(
             ModelCheckpoint(
                 folder,
                 Path(BEST).stem,
@@ -138,5 +138,5 @@ def callbacks(
                 enable_version_counter=False,
             )
         )
-    found.append(LastCheckpoint(folder, seconds))
-    return found
+    own.append(LastCheckpoint(folder, seconds))
+    return own

@@ -46,7 +46,7 @@ class Shards:
     def __init__(self, model: SSE, prefix: str = "model.") -> None:
         if model.dim < world():
             raise UserError(
-                f"model.dim {model.dim} over {world()} processes: give each at least one dimension"
+                f"`dim` is {model.dim}, over {world()} processes: give each at least one dimension"
             )
         self.model, self.prefix = model, prefix
         self.names = ["embedding.weight"]

@@ -130,15 +130,15 @@ def diagnose(
             first += count
             own = {name: values[span] for name, values in parts.items()}
             rows += _side_rows(step, side, own, lengths[span])
-        found = dict(_model_values(model, ids, start))
+        quantities = dict(_model_values(model, ids, start))
     if total is not None:
-        found["loss"] = (total, None)
-    rows += [Row(step, "model", "all", name, *value) for name, value in found.items()]
+        quantities["loss"] = (total, None)
+    rows += [Row(step, "model", "all", name, *value) for name, value in quantities.items()]
     for row in rows:
         if not math.isfinite(row.value):
             raise UserError(
                 f"diagnostics at step {step}: {row.side}'s {row.quantity} is {row.value}: "
-                "the model has diverged, lower --model.lr"
+                "the model has diverged, lower `lr`"
             )
     return rows
 
@@ -191,18 +191,18 @@ def _measured(
     with torch.enable_grad():
         # A graph of its own, from x: nothing reaches a parameter's `grad`.
         y = norm(x) + 0  # a tensor of its own even where the norm is the identity
-    found = {"x": x, "y": y, "z": z}
+    quantities = {"x": x, "y": y, "z": z}
     for name, values in (("slope", gate_slope(norm, z)), ("dy_dx", dy_dx(norm, x))):
         if values is not None:
-            found[name] = values
+            quantities[name] = values
     total = None
     if loss is not None:
         with torch.enable_grad():
             value = loss(y)
             grad_y, grad_x = torch.autograd.grad(value, (y, x))
-        found |= {"gradient_y": grad_y, "gradient_x": grad_x}
+        quantities |= {"gradient_y": grad_y, "gradient_x": grad_x}
         total = float(value.detach())
-    return {name: values.detach().cpu().numpy() for name, values in found.items()}, total
+    return {name: values.detach().cpu().numpy() for name, values in quantities.items()}, total
 
 
 def _side_rows(
@@ -225,46 +225,49 @@ def _side_rows(
 def _values(parts: dict[str, Array], lengths: NDArray[np.int64]) -> tuple[Values, dict[str, Array]]:
     """Every quantity of these texts that is defined, and those that are kept per dimension."""
     by_dim: dict[str, Array] = {}
-    found: Values = {"texts": float(len(lengths)), "texts_empty": float((lengths == 0).sum())}
+    quantities: Values = {"texts": float(len(lengths)), "texts_empty": float((lengths == 0).sum())}
     if not len(lengths):
-        return found, by_dim
-    found["tokens_mean"] = float(lengths.mean())
+        return quantities, by_dim
+    quantities["tokens_mean"] = float(lengths.mean())
     z = parts["z"]
     size = np.abs(z)
-    found |= {"z_mean": float(z.mean(dtype=np.float64)), "z_std": float(z.std(dtype=np.float64))}
+    quantities |= {
+        "z_mean": float(z.mean(dtype=np.float64)),
+        "z_std": float(z.std(dtype=np.float64)),
+    }
     for percent, value in zip(Z_PERCENTILES, np.percentile(z, Z_PERCENTILES), strict=True):
-        found[f"z_p{percent:02}"] = float(value)
-    found["z_abs_max"] = float(size.max())
-    found |= {f"share_abs_z_above_{limit}": float((size > limit).mean()) for limit in (1, 3)}
+        quantities[f"z_p{percent:02}"] = float(value)
+    quantities["z_abs_max"] = float(size.max())
+    quantities |= {f"share_abs_z_above_{limit}": float((size > limit).mean()) for limit in (1, 3)}
     if "slope" in parts:
         slope = by_dim["gate_slope_mean"] = parts["slope"].mean(0, np.float64)
-        found["gate_slope_mean"] = float(slope.mean())
-        found["gate_slope_lowest_dim"] = float(slope.min())
+        quantities["gate_slope_mean"] = float(slope.mean())
+        quantities["gate_slope_lowest_dim"] = float(slope.min())
     full = lengths > 0
     if "dy_dx" in parts and full.any():
-        found["dy_dx_mean"] = float(parts["dy_dx"][full].mean(dtype=np.float64))
+        quantities["dy_dx_mean"] = float(parts["dy_dx"][full].mean(dtype=np.float64))
     for name in ("x", "y"):
-        found[f"{name}_norm_mean"] = float(np.linalg.norm(parts[name], axis=1).mean())
+        quantities[f"{name}_norm_mean"] = float(np.linalg.norm(parts[name], axis=1).mean())
         if len(lengths) > 1:
             spread, by_dim[f"{name}_variance_mean"] = _spread(parts[name])
-            found |= {f"{name}_{what}": value for what, value in spread.items()}
+            quantities |= {f"{name}_{what}": value for what, value in spread.items()}
     if "gradient_y" in parts:
         after, before = (_norm(parts[f"gradient_{name}"][full]) for name in ("y", "x"))
-        found |= {"gradient_y_norm": after, "gradient_x_norm": before}
+        quantities |= {"gradient_y_norm": after, "gradient_x_norm": before}
         if after > 0:
-            found["gradient_passed"] = before / after
-    return found, by_dim
+            quantities["gradient_passed"] = before / after
+    return quantities, by_dim
 
 
 def _spread(vectors: Array) -> tuple[Values, Array]:
     """Variance, its imbalance and the rank of vectors (n, D); and the variance (D,)."""
     centred = vectors - vectors.mean(0, np.float64)
     variance = np.einsum("nd,nd->d", centred, centred) / len(vectors)
-    found = {"variance_mean": float(variance.mean())}
-    found |= {f"variance_{name}": value for name, value in imbalance(variance).items()}
+    quantities = {"variance_mean": float(variance.mean())}
+    quantities |= {f"variance_{name}": value for name, value in imbalance(variance).items()}
     if np.isfinite(variance).all():  # else the variance says so, and eigvalsh would not return
-        found["effective_rank"] = effective_rank(centred)
-    return found, variance
+        quantities["effective_rank"] = effective_rank(centred)
+    return quantities, variance
 
 
 def _model_values(

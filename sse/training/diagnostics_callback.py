@@ -1,13 +1,11 @@
 """Diagnostics while a run trains: `diagnostics` every N steps, in DIR/diagnostics.parquet.
 
-- Measured on a probe, the same at every step: up to `PROBE_PAIRS` training pairs, evenly spaced
+- Measured on a sample, the same at every step: up to `SAMPLE_PAIRS` training pairs, evenly spaced
   over all sets. Batches would not do: each comes from one set, so texts' lengths, and with them z,
   would change from step to step for reasons that are not the model's.
-- The gradients are those of the run's own loss on the probe, outside the trainer's graph: the
+- The gradients are those of the run's own loss on the sample, outside the trainer's graph: the
   parameters' `grad` and the random generators stay as they are, so the weights come out bitwise
   the same with and without. With fewer pairs than a batch, fewer negatives: read their ratio.
-- A measurement takes as long as 1.8 steps of 512 pairs (one core, 512 dimensions): under 2% of the
-  time at the trainer's 125.
 - One set of rows before the first step, one every N optimiser steps, one at the end; of the
   weights in training, not of their moving average.
 - The table is written with each checkpoint. A resumed run drops what lies beyond its checkpoint
@@ -37,7 +35,7 @@ from sse.text.token_batch import concatenate
 from sse.training.diagnostics import Row, Start, diagnose
 from sse.training.module import SSEModule
 
-PROBE_PAIRS = 256
+SAMPLE_PAIRS = 256
 SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
@@ -59,7 +57,7 @@ SHOWN = {
 
 
 @dataclass(frozen=True)
-class Probe:
+class Sample:
     """n pairs as one bag: ids (N,), offsets (2 n + 1,), text_ids (2, n) of anchors, positives."""
 
     ids: Tensor
@@ -67,7 +65,7 @@ class Probe:
     text_ids: Tensor
 
     @classmethod
-    def of(cls, data: SSEDataModule, pairs: int = PROBE_PAIRS) -> Probe:
+    def of(cls, data: SSEDataModule, pairs: int = SAMPLE_PAIRS) -> Sample:
         """Training pairs, evenly spaced over all sets, or all of them where there are few."""
         ends = np.cumsum([0, *map(len, data.train_rows)])
         picks = np.unique(np.linspace(0, ends[-1] - 1, min(pairs, ends[-1])).astype(np.int64))
@@ -84,9 +82,9 @@ class Probe:
             torch.from_numpy(np.ascontiguousarray(np.concatenate(text_ids).T).view(np.int64)),
         )
 
-    def to(self, device: torch.device) -> Probe:
+    def to(self, device: torch.device) -> Sample:
         """On another device."""
-        return Probe(self.ids.to(device), self.offsets.to(device), self.text_ids.to(device))
+        return Sample(self.ids.to(device), self.offsets.to(device), self.text_ids.to(device))
 
     def rows(self, module: SSEModule, start: Start, step: int) -> list[Row]:
         """`module` measured on it, with the run's own loss; equal texts are no negatives."""
@@ -135,7 +133,7 @@ class Diagnostics(Callback):
         """Before the first step; a resumed run takes over the rows up to its checkpoint."""
         if not trainer.is_global_zero:
             return
-        self._probe = Probe.of(trainer.datamodule).to(module.device)
+        self._sample = Sample.of(trainer.datamodule).to(module.device)
         step = trainer.global_step
         if step and self.path.exists():
             self.rows = [row for row in read_rows(self.path) if row.step <= step]
@@ -173,7 +171,7 @@ class Diagnostics(Callback):
             return  # an accumulated batch, or the end of a run that is a multiple of N
         began = time.perf_counter()
         assert isinstance(module, SSEModule)
-        rows = self._probe.rows(module, self._start, step)
+        rows = self._sample.rows(module, self._start, step)
         self.rows += rows
         shown = {
             f"diagnostics/{row.side}/{row.quantity}": row.value

@@ -7,19 +7,19 @@ import math
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from sse_kernels.table_grad import TableGrad
 from torch import Tensor
 
 from sse.common.errors import UserError
-from sse.loss.matryoshka import check_dims, check_smoothing, matryoshka_loss
+from sse.evaluation.retrieval_metric import RetrievalMetric, rank_own
+from sse.loss.matryoshka import check_prefixes, check_smoothing, matryoshka_loss
 from sse.model.model import SSE
 from sse.model.norms import check_norm
 from sse.text.tokenizer import TextTokenizer
 from sse.training.column_parallel import Shards
 from sse.training.optimizer import check_optimizer, make_optimizer, make_schedule
-from sse.training.processes import everywhere, from_first, rank, total, world
+from sse.training.processes import everywhere, rank, total, world
 
 PUBLISHED_DIMS = (512, 256, 128, 64, 32)
 
@@ -35,7 +35,7 @@ class SSEModule(L.LightningModule):
         alpha_init: first value of alpha, in the dyt family and hardtanh.
         table_std: standard deviation of the table's start.
         matryoshka_dims: prefixes trained; null for 512, 256, 128, 64, 32 as far as `dim` reaches.
-        matryoshka_weights: one weight a dim; null for 1 each.
+        matryoshka_weights: one weight per dim; null for 1 each.
         scale: inverse temperature of the cosine.
         symmetric: also train document -> query.
         label_smoothing: share of the target spread evenly over a batch's candidates, 0 to below 1.
@@ -76,14 +76,17 @@ class SSEModule(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         if dim < 1:
-            raise UserError(f"dim is {dim} (--model.dim): give at least 1")
+            raise UserError(f"`dim` is {dim}: give at least 1")
         default = [d for d in PUBLISHED_DIMS if d < dim]
-        self.dims = check_dims(matryoshka_dims or [dim, *default], dim)
+        self.dims = check_prefixes(matryoshka_dims or [dim, *default], dim)
         self.weights = _weights(self.dims, matryoshka_dims, matryoshka_weights)
         check_norm(norm)
         check_smoothing(label_smoothing)
         check_optimizer(optimizer, schedule, warmup)
         self._heldout: list[Tensor] = []
+        self.validation = torch.nn.ModuleDict(
+            {f"ndcg@10_{d}d": RetrievalMetric("ndcg@10") for d in (self.dims[0], self.dims[-1])}
+        )
         self.shards: Shards | None = None
 
     @property
@@ -173,8 +176,8 @@ class SSEModule(L.LightningModule):
     def _report(self, loss: Tensor, pairs: int) -> None:
         """Log the batch's loss over all processes and stop at the first NaN.
 
-        Lightning is told of it only where it writes it down: telling it is not free. On a GPU a
-        value is looked at only where it is fetched anyway: it would wait.
+        It is logged only where Lightning writes it down, since logging is not free. On a GPU a
+        value is looked at only where it is fetched anyway, since looking waits for the device.
         """
         loss = total(loss.detach())
         logged = self.global_step == 0 or logs_at(self.global_step + 1, self.trainer)
@@ -185,7 +188,7 @@ class SSEModule(L.LightningModule):
             raise everywhere(
                 UserError(
                     f"the loss is {loss.item()} at {where}: "
-                    f"lower --model.lr ({self.hparams.lr}) or --model.scale ({self.hparams.scale})"
+                    f"lower `lr` ({self.hparams.lr}) or `scale` ({self.hparams.scale})"
                 )
             )
 
@@ -217,22 +220,24 @@ class SSEModule(L.LightningModule):
             self.shards.own_checkpoint(checkpoint)
 
     def validation_step(self, batch: dict[str, Any], step: int) -> None:
-        """Collect the held-out pairs' vectors."""
+        """Collect the held-out pairs' vectors: a query is ranked against all of them."""
         self._heldout.append(self.pool(batch).float().cpu())
 
     def on_validation_epoch_end(self) -> None:
-        """nDCG@10 of each held-out anchor's own positive among all held-out positives."""
+        """nDCG@10 of each held-out anchor's own positive among all held-out positives.
+
+        Every process has all vectors and ranks its own queries; the metric adds the parts up.
+        """
         if not self._heldout:
             return
         halves = [vectors.chunk(2) for vectors in self._heldout]
         self._heldout = []
         anchors, positives = (torch.cat(side) for side in zip(*halves, strict=True))
-        dims = (self.dims[0], self.dims[-1])
-        values = from_first(
-            lambda: [own_positive_ndcg(anchors[:, :d], positives[:, :d]) for d in dims]
-        )
-        for dim, value in zip(dims, values, strict=True):
-            self.log(f"val/ndcg@10_{dim}d", value)
+        own = own_rows(len(anchors), rank(), world())
+        for dim in dict.fromkeys((self.dims[0], self.dims[-1])):
+            metric = self.validation[name := f"ndcg@10_{dim}d"]
+            metric.update(*rank_own(anchors[own, :dim], positives[:, :dim], own.start))
+            self.log(f"val/{name}", metric)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam and a schedule by step."""
@@ -244,19 +249,6 @@ class SSEModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-
-def own_positive_ndcg(anchors: Tensor, positives: Tensor) -> float:
-    """Mean nDCG@10 with one relevant document a query: 1 / log2(rank + 1) within the first ten.
-
-    Args:
-        anchors: (n, d).
-        positives: (n, d); row i answers anchor i. Ties rank pessimistically.
-    """
-    scores = torch.nn.functional.normalize(anchors) @ torch.nn.functional.normalize(positives).T
-    rank = (scores >= scores.diagonal()[:, None]).sum(1).double()
-    gain = torch.where(rank <= 10, 1 / torch.log2(rank + 1), 0.0)
-    return float(np.mean(gain.numpy()))
 
 
 def logs_at(step: int, trainer: L.Trainer) -> bool:
@@ -271,16 +263,16 @@ def own_rows(pairs: int, rank: int, world: int) -> slice:
 
 
 def _weights(
-    dims: tuple[int, ...], given_dims: list[int] | None, weights: list[float] | None
+    dims: tuple[int, ...], in_order: list[int] | None, weights: list[float] | None
 ) -> list[float]:
     """The weights in the order of `dims`, which is sorted."""
     if weights is None:
         return [1.0] * len(dims)
-    given = given_dims or list(dims)
-    if len(weights) != len(given):
+    listed = in_order or list(dims)
+    if len(weights) != len(listed):
         raise UserError(
-            f"{len(weights)} matryoshka weights for {len(given)} dims "
-            f"({given}): give one weight a dim (--model.matryoshka_weights)"
+            f"`matryoshka_weights` has {len(weights)} weights for {len(listed)} dims ({listed}): "
+            "give one weight per dim"
         )
-    by_dim = dict(zip(given, weights, strict=True))
+    by_dim = dict(zip(listed, weights, strict=True))
     return [by_dim[d] for d in dims]

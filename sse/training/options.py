@@ -223,6 +223,7 @@ def quiet() -> None:
     """Hide the warnings that do not apply here."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # --trainer.profiler
     for text in (
         ".*does not have many workers.*",  # a gather of 0.3 ms gains nothing from workers
         ".*your dataloader is not resumable.*",  # ours is: see sse.data.batch_plan

@@ -48,12 +48,12 @@ class Processes(DDPStrategy):
 
 def environment() -> ClusterEnvironment | None:
     """Who started this process together with others; None for a process of its own."""
-    found: ClusterEnvironment | None = None
+    launcher: ClusterEnvironment | None = None
     if TorchElasticEnvironment.detect():
-        found = TorchElasticEnvironment()
+        launcher = TorchElasticEnvironment()
     elif SLURMEnvironment.detect():
-        found = SLURMEnvironment(auto_requeue=False)
-    return found if found and found.world_size() > 1 else None
+        launcher = SLURMEnvironment(auto_requeue=False)
+    return launcher if launcher and launcher.world_size() > 1 else None
 
 
 def join(cuda: bool) -> None:
@@ -62,16 +62,16 @@ def join(cuda: bool) -> None:
     Args:
         cuda: the processes train on GPUs, so vectors travel by NCCL.
     """
-    found = environment()
-    if found is None or dist.is_initialized():
+    launcher = environment()
+    if launcher is None or dist.is_initialized():
         return
     dist.init_process_group(
         "nccl" if cuda else "gloo",
-        init_method=f"tcp://{found.main_address}:{found.main_port}"
-        if isinstance(found, SLURMEnvironment)
+        init_method=f"tcp://{launcher.main_address}:{launcher.main_port}"
+        if isinstance(launcher, SLURMEnvironment)
         else "env://",
-        rank=found.global_rank(),
-        world_size=found.world_size(),
+        rank=launcher.global_rank(),
+        world_size=launcher.world_size(),
     )
     _groups["control"] = dist.new_group(backend="gloo", timeout=PATIENCE)
 
@@ -92,8 +92,8 @@ def rank() -> int:
     """Number of this process; also before it has joined."""
     if dist.is_initialized():
         return dist.get_rank()
-    found = environment()
-    return found.global_rank() if found else 0
+    launcher = environment()
+    return launcher.global_rank() if launcher else 0
 
 
 def control() -> dist.ProcessGroup | None:
@@ -114,10 +114,10 @@ def alike(options: dict[str, str]) -> None:
     """Raise UserError, on all processes, where they were started with different options."""
     if world() == 1:
         return
-    found: list[dict[str, str]] = [{}] * world()
-    dist.all_gather_object(found, options, group=control())
-    for number, theirs in enumerate(found):
-        for name, value in found[0].items():
+    everyone: list[dict[str, str]] = [{}] * world()
+    dist.all_gather_object(everyone, options, group=control())
+    for number, theirs in enumerate(everyone):
+        for name, value in everyone[0].items():
             if theirs.get(name) != value:
                 raise everywhere(
                     UserError(
@@ -173,10 +173,10 @@ def in_turn(action: Callable[[], None]) -> None:
     What the first leaves in a shared cache the others find; nodes without a shared one fill
     theirs at the same time.
     """
-    found = environment()
-    if found is None or world() == 1:
+    launcher = environment()
+    if launcher is None or world() == 1:
         return action()
-    turn = 0 if rank() == 0 else 1 if found.local_rank() == 0 else 2
+    turn = 0 if rank() == 0 else 1 if launcher.local_rank() == 0 else 2
     for now in range(3):
         agree(action if now == turn else lambda: None)
     return None

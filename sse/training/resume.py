@@ -52,13 +52,13 @@ def log_version(folder: Path) -> str:
 
 def arguments_of(args: Sequence[str] | None) -> list[str]:
     """The command line; with --resume DIR, DIR/config.yaml first and the rest over it."""
-    given = list(sys.argv[1:] if args is None else args)
-    for i, argument in enumerate(given):
-        if argument == "--resume" and i + 1 < len(given):
-            return ["--config", str(_config(given[i + 1])), *given]
+    arguments = list(sys.argv[1:] if args is None else args)
+    for i, argument in enumerate(arguments):
+        if argument == "--resume" and i + 1 < len(arguments):
+            return ["--config", str(_config(arguments[i + 1])), *arguments]
         if argument.startswith("--resume="):
-            return ["--config", str(_config(argument.removeprefix("--resume="))), *given]
-    return given
+            return ["--config", str(_config(argument.removeprefix("--resume="))), *arguments]
+    return arguments
 
 
 def check_resumed(parser: ArgumentParser, config: Namespace) -> None:
@@ -100,9 +100,9 @@ def find_checkpoint(folder: str, say: Callable[[str], None] = print) -> str | No
                 return str(path)
             faults.append((path, fault))
     if faults:
-        found = "; ".join(f"{path.name}: {why}" for path, why in faults)
+        reasons = "; ".join(f"{path.name}: {why}" for path, why in faults)
         raise UserError(
-            f"{faults[0][0]} is no whole checkpoint, nor is any before it ({found}): "
+            f"{faults[0][0]} is no whole checkpoint, nor is any before it ({reasons}): "
             f"remove {folder} and start it again"
         )
     return None
@@ -114,7 +114,7 @@ def check_checkpoint(path: str, data: dict[str, Any], say: Callable[[str], None]
     Args:
         path: the checkpoint.
         data: `SSEDataModule.state_dict()` of this run.
-        say: told of other versions, with which a continuation may differ in rounding.
+        say: takes a line about other versions, with which a continuation may differ in rounding.
 
     Raises:
         UserError: other data, or another number of processes.

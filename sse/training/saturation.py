@@ -65,11 +65,11 @@ def effective_rank(centred: Array) -> float:
 def imbalance(variance: Array) -> dict[str, float]:
     """How unevenly a variance (D,) lies on its dimensions; see `sse.training.diagnostics`."""
     total, median = float(variance.sum()), float(np.median(variance))
-    found: dict[str, float] = {}
+    quantities: dict[str, float] = {}
     if median > 0:
-        found["max_over_median"] = float(variance.max()) / median
+        quantities["max_over_median"] = float(variance.max()) / median
     if total > 0:
         most = np.sort(variance)[-math.ceil(len(variance) / 10) :]
-        found["top_tenth_share"] = float(most.sum()) / total
-        found["participation"] = 1 / float(np.square(variance / total).sum())
-    return found
+        quantities["top_tenth_share"] = float(most.sum()) / total
+        quantities["participation"] = 1 / float(np.square(variance / total).sum())
+    return quantities

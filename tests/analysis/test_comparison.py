@@ -61,7 +61,7 @@ def test_held_out_pairs_stand_aside_unless_alone_or_asked_for():
 
 def test_comparison_pairs_seeds_and_queries():
     table = sweep(shift={"dyt": 0.02}, sizes=(100, 1000))
-    found = compare(table, "model.norm", "none", within=["data.pairs"], resamples=500)
+    found = compare(table, "model.norm", "none", within=["data.pairs"])
     assert len(found) == 4 and set(found["level"]) == {"dyt"}
     one = found[(found["data.pairs"] == 1000) & (found["dim"] == 8)].iloc[0]
     part = table[(table["data.pairs"] == 1000) & (table["dim"] == 8)].set_index("model.norm")
@@ -72,11 +72,10 @@ def test_comparison_pairs_seeds_and_queries():
     )
     assert (found["p_holm"] >= found["p"]).all() and not found["noise"].any()
     assert one["better"] > 0.99 and one["queries"] == 130 and one["n"] == 3
-    assert one["boot_low"] < one["difference"] < one["boot_high"]
 
 
 def test_equal_levels_differ_by_noise_only_and_the_table_says_so():
-    found = compare(sweep(norms=("none", "dyt", "rmsnorm")), "model.norm", "none", resamples=200)
+    found = compare(sweep(norms=("none", "dyt", "rmsnorm")), "model.norm", "none")
     assert found["noise"].all()
     text = to_markdown(summarise(sweep(), ["model.norm"]), found, by="model.norm")
     assert "**+" not in text and "**−" not in text and text.count("within noise") == 1 + 4
@@ -87,14 +86,14 @@ def test_a_wide_seed_interval_is_noise_even_where_p_is_small():
     for i, row in table[table["model.norm"] == "dyt"].iterrows():
         shift = 0.01 if row["seed_everything"] else 0.03
         table.at[i, "query_ndcg@10"] = row["query_ndcg@10"] + np.float32(shift)
-    one = compare(table, "model.norm", "none", resamples=200).iloc[0]
-    assert one["low"] < 0 < one["high"] and one["p_queries"] < 0.01 and one["noise"]
+    one = compare(table, "model.norm", "none").iloc[0]
+    assert one["low"] < 0 < one["high"] and one["noise"]
 
 
 def test_table_for_a_paper():
     table = sweep(shift={"dyt": 0.02}, sizes=(1000, 100))
     chosen = {"dims": [32], "where": {"model.lr": "0.1"}}
-    found = compare(table, "model.norm", "none", within=["data.pairs"], resamples=200, **chosen)
+    found = compare(table, "model.norm", "none", within=["data.pairs"], **chosen)
     summary = summarise(table, ["model.norm", "data.pairs"], **chosen)
     text = to_markdown(summary, found, by="model.norm", within="data.pairs")
     lines = text.splitlines()
@@ -113,8 +112,8 @@ def test_table_for_a_paper():
 
 def test_one_seed_is_said_and_decides_nothing():
     table = sweep(seeds=1, shift={"dyt": 0.2})
-    found = compare(table, "model.norm", "none", resamples=200)
-    assert found["noise"].all() and found["p"].isna().all() and (found["p_queries"] < 0.05).all()
+    found = compare(table, "model.norm", "none")
+    assert found["noise"].all() and found["p"].isna().all()
     text = to_markdown(summarise(table, ["model.norm"]), found, by="model.norm")
     assert "n = 1 has no interval" in text and "1 seed: undecided" in text and "nan" not in text
     assert "none (1 seed)" in details(found) and "nan" not in details(found)
@@ -128,7 +127,7 @@ def test_one_seed_is_said_and_decides_nothing():
         (lambda t: compare(t, "model.norm", "relu", where={"data.pairs": "100"}),
          "model.norm has no level 'relu' in the results: choose one of none, dyt"),
         (lambda t: compare(t, "model.norm", "none"), "trials none-100-0, none-1000-0 share seed "
-         "and model.norm: not one trial a seed"),
+         "and model.norm: not one trial per seed"),
         (lambda t: summarise(t, ["model.norm"], "ndcg@11"), "unknown metric 'ndcg@11'"),
         (lambda t: summarise(t, ["model.norm"], dims=[64]), "no dim 64 in the results: choose "
          "from 32, 8"),
@@ -214,10 +213,10 @@ NORMS = ("--by=model.norm", "--reference=none")
 
 def test_the_command_prints_both_tables(folder, capsys):
     assert run([folder, *NORMS, "--within=data.pairs", "--dim=32", "--each"]) == 0
-    said = capsys.readouterr()
-    assert "| dyt − none | **+0.0" in said.out and "95% over seeds and queries" in said.out
-    assert said.out.count("| first |") == 4
-    assert "1 of the sweep's trials are not in" in said.err and "the first late" in said.err
+    output = capsys.readouterr()
+    assert "| dyt − none | **+0.0" in output.out and "95% over seeds (t)" in output.out
+    assert output.out.count("| first |") == 4
+    assert "1 of the sweep's trials are not in" in output.err and "the first late" in output.err
     one = [folder, *NORMS, "--where=data.pairs=100", "--collections=second", "--dim=32,8"]
     assert run(one) == 0 and "nDCG@10, second; n = 3 seeds" in capsys.readouterr().out
 

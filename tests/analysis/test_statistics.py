@@ -5,12 +5,10 @@ import pytest
 from scipy import stats
 
 from sse.analysis.statistics import (
-    bootstrap,
     crossed,
     effect_sizes,
     holm,
     seed_means,
-    sign_flip,
     t_interval,
 )
 
@@ -21,7 +19,7 @@ def test_t_interval_by_hand():
     # mean 3, sd 1, t_{.975, 2} = 4.302653: half = 4.302653 / sqrt(3)
     e = t_interval([2, 3, 4])
     assert (e.mean, e.sd, e.n) == (3, 1, 3)
-    assert e.half == pytest.approx(2.484138, abs=1e-6)
+    assert (e.low, e.high) == pytest.approx((3 - 2.484138, 3 + 2.484138), abs=1e-6)
     low, high = stats.t.interval(0.9, 4, loc=2, scale=stats.sem([1, 1, 2, 2, 4]))
     wide = t_interval([1, 1, 2, 2, 4], 0.9)
     assert (wide.low, wide.high) == pytest.approx((low, high))
@@ -39,38 +37,13 @@ def test_holm_by_hand():
     np.testing.assert_allclose(holm([0.02, np.nan, 0.03]), [0.04, np.nan, 0.04])
 
 
-def test_sign_flip_enumerates_and_equals_scipy():
-    x = np.random.default_rng(0).normal(0.4, 1, (8, 2))
-    for column, p in zip(x.T, sign_flip(x), strict=True):
-        theirs = stats.permutation_test(
-            (column,), np.mean, permutation_type="samples", n_resamples=np.inf
-        )
-        assert p == pytest.approx(theirs.pvalue)
-    assert sign_flip(np.array([[1.0], [2.0], [3.0], [-1.0]]))[0] == 6 / 16  # 7 once, 5 twice
-
-
-def test_sign_flip_over_three_seeds_never_goes_below_a_quarter():
-    assert sign_flip(np.array([[10.0], [10.001], [9.999]]))[0] == 0.25
-
-
-def test_random_sign_flips_come_near_the_exact_p_and_repeat():
-    x = np.random.default_rng(3).normal(0.25, 1, (16, 1))
-    exact = sign_flip(x)
-    padded = np.concatenate([x, np.zeros((9, 1))])  # zeros change nothing but the method
-    sampled = sign_flip(padded, np.full(25, 1.0), seed=1)
-    assert sampled == pytest.approx(exact, abs=0.015)
-    assert (sampled == sign_flip(padded, np.full(25, 1.0), seed=1)).all()
-    assert sign_flip(np.ones((40, 1)))[0] == 1 / 10_001
-    assert sign_flip(np.zeros((40, 1)))[0] == 1
-
-
 def test_crossed_by_hand():
     # (Q 3, S 2): seed means .2 .4, V_s = .02 / 2; query means .1 .3 .5, V_q = .04 / 3
     d = np.array([[0.0, 0.2], [0.2, 0.4], [0.4, 0.6]])
     v_s, v_q = 0.01, 0.04 / 3
     df = (v_s + v_q) ** 2 / (v_s**2 / 1 + v_q**2 / 2)
-    p, found = crossed({"a": d})
-    assert found == pytest.approx(df)
+    p, df_found = crossed({"a": d})
+    assert df_found == pytest.approx(df)
     assert p == pytest.approx(2 * stats.t.sf(0.3 / np.sqrt(v_s + v_q), df))
 
 
@@ -101,21 +74,8 @@ def test_effect_sizes_by_hand():
     assert up["dz_queries"] == pytest.approx(1.5 / np.sqrt(0.5))  # queries 2 1
 
 
-def test_bootstrap_is_as_wide_as_the_variances_say_and_shares_its_draws():
-    rng = np.random.default_rng(0)
-    of_seeds = rng.normal(0, 0.1, (1, 5))
-    d = {name: of_seeds + rng.normal(0, 1, (n, 1)) for name, n in (("a", 300), ("b", 600))}
-    shifted = {name: x + 0.5 for name, x in d.items()}
-    (low, high), (low2, high2) = bootstrap([d, shifted], seed=1, resamples=4000)
-    v_q = sum(x.mean(axis=1).var() / len(x) / 4 for x in d.values())
-    v_s = of_seeds.var() / 5
-    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(v_s + v_q), rel=0.08)
-    assert (low2 - low, high2 - high) == pytest.approx((0.5, 0.5))
-    assert bootstrap([d], seed=1, resamples=4000) == [(low, high)]
-
-
 def noise(rng, seeds, queries, rest, shift=0.0, n=3):
-    """Differences with the standard deviations given: of a seed, a query, and of neither alone."""
+    """Differences with these standard deviations: of a seed, a query, and of neither alone."""
     of_seeds = rng.normal(0, seeds, (1, n))
     return {
         name: shift + of_seeds + rng.normal(0, queries, (q, 1)) + rng.normal(0, rest, (q, n))
@@ -124,32 +84,24 @@ def noise(rng, seeds, queries, rest, shift=0.0, n=3):
 
 
 def rejected(count, *args, **kwargs):
-    """How often crossed, sign flips over queries, and what `compare` asks for reject."""
+    """How often `crossed` rejects, and how often what `compare` asks for."""
     rng = np.random.default_rng(0)
-    found = np.zeros(3)
+    times = np.zeros(2)
     for _ in range(count):
         d = noise(rng, *args, **kwargs)
         p, e = crossed(d)[0], t_interval(seed_means(d))
-        by_query = np.concatenate([x.mean(axis=1) for x in d.values()])
-        weights = np.concatenate([np.full(len(x), 1 / len(x)) for x in d.values()])
-        flipped = sign_flip(by_query[:, None], weights, flips=200)[0]
-        found += p < 0.05, flipped < 0.05, p < 0.05 and not e.low <= 0 <= e.high
-    return found / count
+        times += p < 0.05, p < 0.05 and not e.low <= 0 <= e.high
+    return times / count
 
 
 @pytest.mark.parametrize(
     "noises", [(0, 1, 0.3), (0, 0, 1), (0.05, 1, 1), (0.2, 1, 1), (1, 0.5, 0.5)], ids=str
 )
 def test_null_differences_are_called_significant_in_at_most_five_percent(noises):
-    alone, _, both = rejected(1000, *noises)
+    alone, both = rejected(1000, *noises)
     assert both <= 0.07  # .05 and 3 standard errors
     assert alone <= 0.095
 
 
-def test_queries_alone_mistake_the_seeds_for_an_effect():
-    _, queries, both = rejected(400, 1, 0.5, 0.5)
-    assert queries > 0.5 and both <= 0.08
-
-
 def test_a_real_shift_is_found():
-    assert rejected(200, 0.02, 0.5, 1, shift=0.5)[2] > 0.9
+    assert rejected(200, 0.02, 0.5, 1, shift=0.5)[1] > 0.9

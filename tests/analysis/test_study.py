@@ -1,20 +1,24 @@
 """The notebooks run on a real, tiny sweep; figures can be read; the report needs no network."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from sse.analysis import findings, saturation_figures
 from sse.analysis import quality_figures as figures
-from sse.analysis.notebooks import NOTEBOOKS, execute, run, to_html
+from sse.analysis import saturation_figures
 from sse.analysis.study import read_study, write_extract
 from sse.analysis.study import run as extract
 from sse.common.errors import UserError
 from sse.sweeps.grid import read_sweep
 from sse.sweeps.results import collect, read_results
-from sse.sweeps.trials import run_trial
+from sse.sweeps.trials import run_local
 from tests.helpers.samples import sentences
 
 pytestmark = pytest.mark.slow  # a sweep, and a Python process a notebook
@@ -56,38 +60,46 @@ def out(tmp_path_factory):
     config = root / "sweep.yaml"  # JSON is YAML
     grid = {"model.norm": ["dyt", "none"], "seed_everything": [0, 1]}
     config.write_text(json.dumps({"options": options, "grid": grid}))
-    for trial in read_sweep(str(config)):
-        run_trial(trial, root)
+    for outcome in run_local(read_sweep(str(config)), root, jobs=2):
+        assert outcome.facts, outcome.error
     collect(root)
     return root
 
 
 @pytest.fixture(scope="module")
 def study(out):
-    return read_study(out, resamples=200)
+    return read_study(out)
 
 
-def test_notebooks_run_and_make_one_page_that_needs_no_network(out):
-    executed = [execute(name, out) for name in NOTEBOOKS]
-    for notebook in executed:
-        outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
-        assert {o["output_type"] for o in outputs} == {"execute_result"}  # no warnings
-        assert sum("image/png" in o["data"] for o in outputs) >= 2
-        last = notebook.cells[-1]["outputs"][0]["data"]["text/markdown"]
-        assert "Basis: held-out pairs, 2 seeds" in last and "nan" not in last
-    page = to_html(executed, out.name)
-    pictures = len(FIGURES) + 1  # z_over_steps of queries and of documents
-    assert page.count('src="data:image/png;base64,') == page.count("src=") == pictures
-    assert not re.search(r"://|<script|<link|@import|url\(", page)
-    assert re.findall(r'href="(?!#)', page) == []
-    assert "import findings" not in page and "<table" in page
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
-def test_a_missing_folder_is_one_line_with_the_command_that_mends_it(tmp_path, capsys):
-    assert run([f"--results={tmp_path / 'none'}", f"--out={tmp_path / 'r.html'}"]) == 2
-    *_, last = capsys.readouterr().err.splitlines()
-    assert last.startswith("error: 01_gradient_saturation.ipynb") and "sweep.py" in last
-    assert not (tmp_path / "r.html").exists()
+def report(results, target, *notebooks):
+    """What `make report` runs."""
+    command = [sys.executable, "-m", "nbconvert", "--execute", "--no-input", "--to", "html"]
+    command += ["--HTMLExporter.mathjax_url=", "--HTMLExporter.require_js_url="]
+    command += ["--output-dir", str(target), *map(str, notebooks)]
+    environment = os.environ | {"SSE_RESULTS": str(results)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_notebooks_run_and_make_pages_that_need_no_network(out, tmp_path):
+    done = report(out, tmp_path, *sorted(NOTEBOOKS.glob("*.ipynb")))
+    assert done.returncode == 0, done.stderr
+    pages = {path.stem: path.read_text() for path in tmp_path.glob("*.html")}
+    assert len(pages) == 3
+    for page in pages.values():
+        assert "held-out pairs, 2 seeds; pairs: " in page and "import read_study" not in page
+        assert not re.search(r'(src|href)="(?!#|data:|")|<link|@import', page)
+        assert not re.search(r"<div[^>]*jupyter\.stderr", page), "no warnings"
+    pictures = sum(page.count('src="data:image/png;base64,') for page in pages.values())
+    assert pictures == len(FIGURES) + 1, "z_over_steps of queries and of documents"
+
+
+def test_a_missing_folder_names_the_command_that_mends_it(tmp_path):
+    done = report(tmp_path / "none", tmp_path, NOTEBOOKS / "02_ablation.ipynb")
+    assert done.returncode and "experiments/sweep.py" in done.stderr
+    assert not list(tmp_path.glob("*.html"))
 
 
 def test_a_users_mistake_is_one_line_in_a_notebook():
@@ -123,12 +135,12 @@ def test_figures_tell_levels_apart():
     assert len(hues) == len(NORM_FORMS)
 
 
-def test_extract_draws_and_says_the_same_without_scores_of_queries(out, study, tmp_path, capsys):
+def test_extract_draws_the_same_without_scores_of_queries(out, study, tmp_path, capsys):
     write_extract(study, tmp_path)
     small = read_study(tmp_path)
     assert not any(name.startswith("query_") for name in read_results(tmp_path))
-    for say in (findings.saturation, findings.ablation, findings.matryoshka):
-        assert say(small) == say(study)
+    assert small.basis == study.basis
+    pd.testing.assert_frame_equal(small.differences, study.differences)
     for draw in FIGURES:
         assert len(draw(small).axes) == len(draw(study).axes)
     assert extract([str(out), str(tmp_path / "again"), "--where=model.lr=0.1"]) == 0
@@ -154,21 +166,10 @@ def test_a_level_without_the_references_seeds_is_left_out_and_named(study, out, 
         return tables["results"].infer_objects() if name == "results" else real(folder, name)
 
     monkeypatch.setattr("sse.analysis.study.read_results", read)
-    found = read_study(out, resamples=100)
-    assert found.levels == ["none", "hardtanh"]
-    assert "left out" in found.left_out and "model.norm=dyt" in found.left_out
-    assert "model.norm=dyt" in findings.ablation(found)
-
-
-def test_findings_follow_the_numbers(study):
-    from dataclasses import replace
-
-    one = study.differences.assign(noise=False, difference=0.25)
-    said = findings.ablation(replace(study, differences=one))
-    assert "dyt (+0.2500) is better than none" in said and "within noise" not in said
-    none = study.differences.assign(noise=True)
-    said = findings.ablation(replace(study, differences=none))
-    assert "dyt is within noise of none" in said and "better than" not in said
+    study = read_study(out)
+    assert study.levels == ["none", "hardtanh"]
+    assert "Left out" in study.left_out and "model.norm=dyt" in study.left_out
+    assert study.left_out in study.basis
 
 
 def test_a_reference_that_is_not_there_is_one_line(out):

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from experiments.benchmarks import harness
 from experiments.benchmarks import training as bench_training
-from experiments.benchmarks.training import NEEDS, Size, available, large_enough
-from experiments.benchmarks.training_report import plot, table
+from experiments.benchmarks.harness import figure
+from experiments.benchmarks.training import NEEDS, Size, available, large_enough, panels, table
 from sse.common.errors import UserError
 from tests.helpers.samples import sentences
 
@@ -32,10 +33,10 @@ def test_a_system_whose_logits_cannot_fit_is_not_started(monkeypatch):
     def never(*args, **rest):
         raise AssertionError("started")
 
-    monkeypatch.setattr(bench_training.subprocess, "run", never)
+    monkeypatch.setattr(harness, "fresh", never)
     batch = int((available() / 16) ** 0.5)  # twelve matrices of 4 bytes a cell: three times that
-    found = bench_training._run("eager Lightning", "cached", Size(batch, 1, 0, 0, 1), [], "")
-    assert found["failed"].startswith("not started: needs ")
+    measured = bench_training.run("eager Lightning", "cached", Size(batch, 1, 0, 0, 1), [], "")
+    assert measured["failed"].startswith("not started: needs ")
 
 
 @pytest.fixture
@@ -62,17 +63,17 @@ def test_every_system_trains_in_a_process_of_its_own(files, tmp_path, monkeypatc
     monkeypatch.setenv("SSE_CACHE", str(tmp_path / "cache"))
     size = Size(16, 3, 1, 64, 1)
     for kind in ("cached", "raw"):
-        if bench_training._has(system, kind):
-            found = bench_training._run(system, kind, size, [files[0]], files[1])
-            assert found["pairs_per_second"] > 0
-            assert found["peak_mib"] > 100
+        if bench_training.has(system, kind):
+            measured = bench_training.run(system, kind, size, [files[0]], files[1])
+            assert measured["pairs_per_second"] > 0
+            assert measured["peak_mib"] > 100
 
 
 def test_the_table_pairs_the_rounds_and_says_what_did_not_run(tmp_path):
     lines = table(FACTS).splitlines()
-    assert lines[2] == "| 8 | cached | sse | 50 | 4.00 | 100 |", "the median of 4, 6 and 2"
+    assert lines[2] == "| 8 cached sse | 50 | 4.00 | 100 |", "the median of 4, 6 and 2"
     assert lines[-1] == (
-        "| 65,536 | cached | eager Lightning | not started: needs 192 GiB of 14 free | | |"
+        "| 65,536 cached eager Lightning | not started: needs 192 GiB of 14 free |  |  |"
     )
-    plot(FACTS, tmp_path / "plot.png")
+    figure(tmp_path / "plot.png", panels(FACTS), log=True)
     assert (tmp_path / "plot.png").stat().st_size > 10_000

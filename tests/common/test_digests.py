@@ -1,4 +1,4 @@
-"""A flipped bit is found, wherever it is; what has no digests, or older ones, still opens."""
+"""A flipped bit anywhere is an error; a folder without digests, or with older ones, opens."""
 
 import json
 import zlib
@@ -25,11 +25,13 @@ def test_every_flipped_bit_and_every_cut_changes_the_digest(tmp_path, size):
         return digest_file(path)
 
     whole = digest(content)
-    for at in {0, size // 2, size - 1, *generator.integers(0, size, 5).tolist()} if size else ():
+    for position in (
+        {0, size // 2, size - 1, *generator.integers(0, size, 5).tolist()} if size else ()
+    ):
         changed = content.copy()
-        changed[at] ^= 1 << generator.integers(8)
+        changed[position] ^= 1 << generator.integers(8)
         assert digest(changed) != whole
-        assert digest(content[:at]) != whole
+        assert digest(content[:position]) != whole
     assert digest(np.append(content, np.uint8(0))) != whole, "a zero more"
 
 
@@ -43,9 +45,9 @@ def test_a_digest_is_the_size_and_the_crc_32_of_each_block(tmp_path):
 
 @pytest.fixture(params=["portable", "int8", "int4"])
 def folder(request, make_model, tmp_path):
-    made = sse.export(make_model("dyt"), tmp_path / "model")
+    portable = sse.export(make_model("dyt"), tmp_path / "model")
     compact = request.param in ("int8", "int4")
-    return write_compact(made, tmp_path / "small", request.param) if compact else made
+    return write_compact(portable, tmp_path / "small", request.param) if compact else portable
 
 
 def test_a_flipped_bit_in_any_listed_file_is_one_line(folder):
@@ -66,7 +68,7 @@ def test_a_flipped_bit_in_any_listed_file_is_one_line(folder):
     np.testing.assert_array_equal(Encoder(folder).encode(texts), expected)
 
 
-def test_every_reader_verifies_and_one_may_ask_not_to(make_model, tmp_path):
+def test_every_reader_verifies_unless_verify_is_false(make_model, tmp_path):
     folder = sse.export(make_model(), tmp_path / "model")
     assert Encoder(folder).info()["digests"] == "verified"
     table = folder / "model.safetensors"
@@ -80,7 +82,7 @@ def test_every_reader_verifies_and_one_may_ask_not_to(make_model, tmp_path):
     assert Encoder(unseal(folder)).info()["digests"] == "none"
 
 
-def test_a_changed_line_of_the_configuration_is_found(make_model, tmp_path):
+def test_a_changed_line_of_the_configuration_is_an_error(make_model, tmp_path):
     folder = sse.export(make_model(), tmp_path / "model")
     path = folder / "sse_config.json"
     config = json.loads(path.read_text("utf-8"))
@@ -113,7 +115,7 @@ def test_an_older_folder_opens_and_its_sizes_are_compared(older):
     assert Encoder(older, verify=False).encode("red").shape == (32,)
 
 
-def test_a_changed_line_of_an_older_configuration_is_found(older):
+def test_a_changed_line_of_an_older_configuration_is_an_error(older):
     path = older / "sse_config.json"
     config = json.loads(path.read_text("utf-8"))
     for change in ({"max_tokens": 7}, {"files": {}}, {"files": None}, {"check": "0"}):
@@ -123,7 +125,7 @@ def test_a_changed_line_of_an_older_configuration_is_found(older):
 
 
 def test_a_cached_file_is_whole_until_it_changes(tmp_path):
-    path = tmp_path / "kept.json"
+    path = tmp_path / "cached.json"
     assert not is_whole(path)
     path.write_text("content")
     assert not is_whole(path)

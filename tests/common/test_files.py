@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from sse.common.errors import Stopped, UserError, one_line
 from sse.common.files import STALE, atomic_file, atomic_folder, write_json
 
 
@@ -54,18 +53,18 @@ def test_a_later_write_removes_what_a_killed_writer_left_a_day_ago(tmp_path):
         os.utime(path, (0, time.time() - STALE - 9))
     with pytest.raises(ValueError, match="stop"), atomic_file(tmp_path / "x"):
         raise ValueError("stop")
-    assert dead.exists(), "it may be all that is left of x"
+    assert dead.exists(), "it may be the only copy of x"
     write_json(tmp_path / "x", 1)
     assert sorted(os.listdir(tmp_path)) == [".x.alive.tmp", ".y.dead.tmp", "x"]
 
 
 def test_two_writers_of_one_name_do_not_meet(tmp_path):
-    with atomic_file(tmp_path / "x") as mine:
-        mine.write_text("mine")
-        with atomic_file(tmp_path / "x") as other:  # as another process would
-            other.write_text("other")
-        assert (tmp_path / "x").read_text() == "other"
-    assert (tmp_path / "x").read_text() == "mine"
+    with atomic_file(tmp_path / "x") as first:
+        first.write_text("first")
+        with atomic_file(tmp_path / "x") as second:  # as another process would
+            second.write_text("second")
+        assert (tmp_path / "x").read_text() == "second"
+    assert (tmp_path / "x").read_text() == "first"
     assert os.listdir(tmp_path) == ["x"]
 
 
@@ -85,8 +84,8 @@ def test_a_killed_writer_leaves_the_old_one_as_it_was(tmp_path, kind):
     file = target if kind == "file" else target / "x"
     file.parent.mkdir(exist_ok=True)
     file.write_text("whole")
-    done = subprocess.run([sys.executable, "-c", KILLED, str(target), kind])
-    assert done.returncode == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", KILLED, str(target), kind])
+    assert process.returncode == -signal.SIGKILL
     assert file.read_text() == "whole"
     assert len(os.listdir(tmp_path)) == 2, "the unfinished one stays for now"
 
@@ -109,7 +108,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_a_folder_may_be_written_through_the_same_door(tmp_path):
+def test_atomic_writes_within_an_atomic_folder_leave_no_temporary_file(tmp_path):
     for _ in range(2):
         with atomic_folder(tmp_path / "m") as folder:
             write_json(folder / "a.json", 1)
@@ -117,34 +116,3 @@ def test_a_folder_may_be_written_through_the_same_door(tmp_path):
                 write_json(sub / "b.json", 2)
     assert sorted(os.listdir(tmp_path / "m")) == ["a.json", "sub"]
     assert os.listdir(tmp_path) == ["m"]
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "line"),
-    [
-        (UserError("dim is 0 (--model.dim):\n give 1"), 2, "error: dim is 0 (--model.dim): give 1"),
-        (KeyboardInterrupt(), 130, "error: interrupted"),
-        (Stopped(15, "go on"), 143, "error: stopped by SIGTERM: go on"),
-        (OSError(errno.ENOSPC, "Disk full", "/x/y"), 1, "error: Disk full (/x/y): free some space"),
-        (OSError(errno.ENOENT, "Not there", "/x/y"), 1, "error: Not there (/x/y): check the path"),
-        (RuntimeError(f"rust: {os.strerror(errno.ENOSPC)} (28)"), 1, "free some space or choose"),
-    ],
-)
-def test_failures_a_user_can_mend_are_one_line_and_an_exit_code(error, code, line, capsys):
-    @one_line
-    def main():
-        raise error
-
-    assert main() == code
-    printed = capsys.readouterr().err
-    assert line in printed
-    assert printed.count("\n") == 1
-
-
-def test_a_defect_of_ours_keeps_its_traceback():
-    @one_line
-    def main():
-        raise KeyError("bug")
-
-    with pytest.raises(KeyError):
-        main()

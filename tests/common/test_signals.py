@@ -1,4 +1,4 @@
-"""SIGTERM ends a command as Ctrl-C does, and handlers are given back."""
+"""SIGTERM ends a command as Ctrl-C does, and the previous handlers return."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def test_a_stop_leaves_the_handler_of_another_alone():
 
 
 def test_a_noted_signal_lets_the_work_end_and_a_second_one_ends_the_process():
-    noted = NotedSignals()
-    noted.remember()
-    noted.take_over()
+    signals = NotedSignals()
+    signals.remember()
+    signals.take_over()
     os.kill(os.getpid(), signal.SIGTERM)
-    assert noted.number == signal.SIGTERM
+    assert signals.number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    noted.give_back()
+    signals.give_back()

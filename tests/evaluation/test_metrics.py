@@ -16,6 +16,7 @@ from torchmetrics.retrieval import (
 )
 
 from sse.evaluation.metrics import CUTOFFS, METRICS, bootstrap_means, interval, judge, score_run
+from tests.helpers.tolerances import assert_within, rounding
 
 TREC = {"ndcg@10": "ndcg_cut_10", "map@100": "map_cut_100"} | {
     f"{ours}@{k}": f"{theirs}_{k}"
@@ -58,6 +59,10 @@ def runs(draw):
     return documents, qrels, run
 
 
+# a metric adds up to 100 gains and is at most 1; both sides round
+DEPTH_100 = 2 * rounding(1.0, torch.float64, 100)
+
+
 def padded(run):
     """Rankings as one array, -1 where a run is shorter."""
     width = max(map(len, run.values()))
@@ -73,7 +78,7 @@ def test_every_metric_equals_pytrec_eval_on_binary_relevance(case):
     theirs = pytrec(binary, {q: [documents[i] for i in r] for q, r in run.items()})
     assert list(ours) == METRICS and set(theirs) == set(METRICS)
     for name in METRICS:
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-9, err_msg=name)
+        assert_within(f"metrics {name}", ours[name], theirs[name], DEPTH_100)
 
 
 @settings(max_examples=100, deadline=None)
@@ -83,7 +88,7 @@ def test_graded_gains_equal_pytrec_evals_ndcg_and_change_nothing_else(case):
     ours = score_run(padded(run), judge(qrels, list(run), documents, graded=True))
     theirs = pytrec(qrels, {q: [documents[i] for i in r] for q, r in run.items()})
     for name in METRICS:
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-9, err_msg=name)
+        assert_within(f"metrics {name}", ours[name], theirs[name], DEPTH_100)
 
 
 def test_ndcg_is_the_same_binary_or_graded_where_positive_grades_are_equal():
@@ -104,7 +109,7 @@ def test_map_divides_by_100_where_trec_eval_divides_by_more_relevant_documents()
     ranking = np.random.default_rng(0).permutation(250)[None]
     ours = score_run(ranking, judge(qrels, ["q"], documents))["map@100"][0]
     theirs = pytrec(qrels, {"q": [documents[i] for i in ranking[0]]})["map@100"][0]
-    assert ours == pytest.approx(theirs * 160 / 100, abs=1e-12)
+    assert_within("metrics map", ours, theirs * 160 / 100, 2 * DEPTH_100)
     perfect = score_run(np.arange(250)[None], judge(qrels, ["q"], documents))
     assert perfect["map@100"][0] == 1 and perfect["recall@10"][0] == 10 / 160
 
@@ -139,7 +144,7 @@ def test_a_run_that_retrieves_nothing_scores_zero():
 )
 def test_torchmetrics_agrees(metric, theirs):
     ours, value = beside_torchmetrics(metric, theirs)
-    assert value == pytest.approx(ours, abs=1e-6)
+    assert_within("metrics torchmetrics", value, ours, rounding(1.0, torch.float32, 100))
 
 
 def test_torchmetrics_map_is_not_trecs():

@@ -68,14 +68,14 @@ def readers(root: Path) -> dict[str, Callable[[bytes], object]]:
     from sse.evaluation.collection import load_beir
     from sse.serving.encoder import Encoder
     from sse.serving.index_file import open_chunks
-    from sse.text.records import read_rows
+    from sse.text.records import read_records
 
     given = seeds()
 
     def rows(name: str) -> Callable[[bytes], object]:
         def read(data: bytes) -> object:
             path = _write(root / name, data)
-            return [row.text for row in read_rows(str(path))]
+            return [row.text for row in read_records(str(path))]
 
         return read
 
@@ -126,12 +126,12 @@ def _index() -> bytes:
     import numpy as np
 
     from sse.serving.index_file import index_writer
-    from sse.text.records import Row
+    from sse.text.records import Record
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "i")
         with index_writer(path, "binary", 8, {"model": "m", "probe": [1.0]}) as file:
-            file.write([Row("red", "f:1"), Row("blue", "f:2")], np.ones((2, 8), np.float32))
+            file.write([Record("red", "f:1"), Record("blue", "f:2")], np.ones((2, 8), np.float32))
         return path.read_bytes()
 
 

@@ -40,14 +40,18 @@ class Inputs:
     def __init__(self, root: Path) -> None:
         self.root, self.model = root, root / "model"
         self.pairs, self.lines = root / "pairs.jsonl", root / "lines.jsonl"
+        self.corpus = root / "corpus"
 
     def make(self) -> None:
         self.root.mkdir(parents=True)
         anchors = texts(400, 1)
         rows = ({"anchor": a, "positive": " ".join(reversed(a.split()))} for a in anchors)
         self.pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        lines = ({"text": text} for text in texts(6000, 2, 20))
-        self.lines.write_text("".join(json.dumps(row) + "\n" for row in lines))
+        lines = [json.dumps({"text": text}) + "\n" for text in texts(6000, 2, 20)]
+        self.lines.write_text("".join(lines))
+        self.corpus.mkdir()
+        for first in range(0, len(lines), 100):
+            (self.corpus / f"{first:04d}.jsonl").write_text("".join(lines[first : first + 100]))
         sweep = {
             "options": {"data.paths": str(self.pairs), "data.vocab_size": 400, "model.dim": 16,
                         "data.batch_size": 32, "trainer.max_epochs": 3,
@@ -151,8 +155,8 @@ def subjects(inputs: Inputs) -> dict[str, Subject]:
         return command(["export", str(inputs.model), str(folder / "m.onnx"), "--force"])
 
     def sharding(folder: Path) -> int:
-        given = [str(inputs.lines), str(folder / "shards"), "--model", str(inputs.model)]
-        return sharded([*given, "--quiet", "--shard_rows=100", "--workers=2"])
+        given = [str(inputs.corpus), str(folder / "shards"), "--model", str(inputs.model)]
+        return sharded([*given, "--quiet", "--workers=2"])
 
     sweep = inputs.root / "sweep.yaml"
 

@@ -6,7 +6,7 @@ import sse_kernels as k
 import torch
 from sse_kernels.reference import bag_dyt_reference, bag_mean_reference
 
-from tests.helpers.tolerances import assert_within, rounding, stored
+from tests.helpers.tolerances import OPERATIONS, assert_within, roots, rounding, stored
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LENGTHS = {
@@ -96,7 +96,9 @@ def bounds(p, gated=True, step=None):
     ids, bags = p.ids.long(), torch.repeat_interleave(torch.arange(len(lengths)), lengths)
     x = torch.zeros(dy.shape, dtype=torch.float64).index_add_(0, bags, w[ids]) / n.clamp(min=1)
     share = dy
-    terms = [x * (1 + n.sqrt() / 4)]
+    pairs = torch.stack([bags, ids]).unique(dim=1)  # equal rows in a bag, and equal shares in a row
+    tokens = pairs[0].bincount(minlength=len(lengths))[:, None]
+    terms = [x * (1 + roots(n, tokens) / OPERATIONS)]
     if gated:
         e = a * terms[0] + c
         z = torch.addcmul(p.gate[2].double(), reference(p, False)[0], p.gate[0].double())
@@ -109,8 +111,9 @@ def bounds(p, gated=True, step=None):
     hits = ids.bincount(minlength=len(w))[:, None]
     share = torch.zeros_like(w).index_add_(0, ids, (share / n.clamp(min=1))[bags])
     terms[1:2] = [share]
-    counts = (1, hits, len(n), len(n), len(n))
-    out = [rounding(t, step, n) for t, n in zip(terms, counts, strict=False)]
+    holders = pairs[1].bincount(minlength=len(w))[:, None]
+    counts = ((1, None), (hits, holders), *[(len(n), None)] * 3)
+    out = [rounding(t, step, *count) for t, count in zip(terms, counts, strict=False)]
     return out if dtype == step else stored(out, reference(p, gated), dtype)
 
 

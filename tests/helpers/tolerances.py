@@ -5,6 +5,8 @@ small and its error is not. For n terms that each carry a few roundings of unit 
 
     |error| <= (OPERATIONS + sqrt(n)) * eps * sum of |terms|
 
+Equal terms round alike: n terms of which m differ count as n / sqrt(m) in place of sqrt(n).
+
 The sqrt is the probabilistic bound of N. Higham and T. Mary, "A New Approach to Probabilistic
 Rounding Error Analysis" (SIAM J. Sci. Comput. 41, 2019); the certain one has n in its place.
 `terms` are first-order: a term's own error e in its inputs counts as |d term / d input| * e.
@@ -23,9 +25,15 @@ def eps(dtype):
     return torch.finfo(dtype).eps
 
 
-def rounding(terms, dtype, n=1):
+def roots(n, different=None):
+    """sqrt(n), at least 1; n / sqrt(different) where terms are equal."""
+    n = torch.as_tensor(n, dtype=torch.float64).clamp(min=1)
+    return n.sqrt() if different is None else n / different.clamp(min=1).sqrt()
+
+
+def rounding(terms, dtype, n=1, different=None):
     """The bound above, element by element; `n` may be a tensor."""
-    root = torch.as_tensor(n, dtype=torch.float64).clamp(min=1).sqrt()
+    root = roots(n, different)
     return (OPERATIONS + root) * eps(dtype) * terms + torch.finfo(dtype).tiny
 
 
@@ -69,8 +77,7 @@ def through(function, x, *parameters):
 def text_vectors(model, texts, normalize=True, dim=None):
     """Vectors of an SSE module in float64, (B, D), and their tolerances in float32.
 
-    The four steps of every encoder: mean of rows, norm, prefix of `dim`, unit length. Equal rows
-    round alike, so n rows of m different ones count as n / sqrt(m) in place of sqrt(n).
+    The four steps of every encoder: mean of rows, norm, prefix of `dim`, unit length.
     """
     norm, table = copy.deepcopy(model.norm).double(), model.embedding.weight.detach().double()
     batch = model.text_tokenizer.encode(texts)

@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.sentence_transformer.modules import Module
 
 from sse.common.errors import UserError
-from sse.loss.matryoshka import check_dims, check_smoothing, equal_texts, matryoshka_loss
+from sse.loss.matryoshka import check_prefixes, check_smoothing, equal_texts, matryoshka_loss
 from tests.helpers.loss_cases import assert_loss, ours, vectors
 from tests.helpers.tolerances import assert_within, contrastive_bounds
 
@@ -195,14 +195,14 @@ def test_equal_texts_spare_the_own_pair_and_find_every_repeat():
 
 @pytest.mark.parametrize("dims", [[600], [0], [64, 64], []])
 def test_a_dim_that_is_no_prefix_is_one_clear_line(dims):
-    with pytest.raises(UserError, match="--model.matryoshka_dims") as error:
-        check_dims(dims, 512)
+    with pytest.raises(UserError, match="`dims` ") as error:
+        check_prefixes(dims, 512)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_label_smoothing_out_of_range_is_one_clear_line(share):
-    with pytest.raises(UserError, match="--model.label_smoothing") as error:
+    with pytest.raises(UserError, match="`label_smoothing` ") as error:
         check_smoothing(share)
     assert "\n" not in str(error.value)
 

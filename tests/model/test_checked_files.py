@@ -1,4 +1,4 @@
-"""A model folder from a stranger: what it may not make us read, allocate or run."""
+"""A model folder from a stranger cannot make this machine read, allocate or run anything."""
 
 import json
 import os
@@ -26,9 +26,9 @@ def test_a_link_out_of_the_folder_is_refused(folder, tmp_path):
     with pytest.raises(UserError, match=r"tokenizer.json leads out of the model's folder"):
         Encoder(folder)
     (folder / "tokenizer.json").unlink()
-    (folder / "kept").mkdir()
-    shutil.move(secret, folder / "kept" / "t.json")
-    (folder / "tokenizer.json").symlink_to("kept/t.json")  # within it, links may lead anywhere
+    (folder / "inside").mkdir()
+    shutil.move(secret, folder / "inside" / "t.json")
+    (folder / "tokenizer.json").symlink_to("inside/t.json")  # within it, links may lead anywhere
     assert Encoder(folder).encode("red").shape == (32,)
     (tmp_path / "elsewhere").symlink_to(folder)  # and so may a link to the folder itself
     assert Encoder(tmp_path / "elsewhere").encode("red").shape == (32,)

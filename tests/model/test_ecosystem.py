@@ -69,14 +69,14 @@ def folder(tokenizer, tmp_path_factory):
 
 
 def run(program, package, folder):
-    """What a fresh process without this package's modules prints last."""
+    """The last line that the program prints in a process without this package, as JSON."""
     if importlib.util.find_spec(package.split(".")[0]) is None:
         pytest.skip(f"{package} is not installed")
     code = f"import json\nFOLDER, TEXTS = {str(folder)!r}, {TEXTS!r}\n{program}"
     code += "\nimport sys; assert 'sse' not in sys.modules, 'the folder must not need sse'"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-2000:]
+    return json.loads(process.stdout.strip().splitlines()[-1])
 
 
 def same(vectors, folder):

@@ -76,7 +76,7 @@ def test_an_empty_text_has_the_vector_beta_tanh_bias(make_model):
     assert_within("model", encode(model, [""])[0], expected, tolerance[0])
 
 
-def test_the_start_is_the_published_one(tokenizer):
+def test_the_initial_values_are_the_published_ones(tokenizer):
     model = SSE(tokenizer, dim=256, seed=3)
     assert set(model.norm.alpha.tolist()) == {0.5}
     assert set(model.norm.beta.tolist()) == {1.0}
@@ -161,11 +161,11 @@ def test_the_card_has_a_model_index_and_a_snippet_that_runs(make_model, tmp_path
     assert result["dataset"]["name"] == "toy"
     assert result["metrics"] == [{"type": "cosine_ndcg@10", "value": 0.5, "name": "ndcg@10"}]
     snippet = re.search(r"```python\n(.*?)```", card, re.S).group(1)
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    assert "tensor" in done.stdout
+    assert process.returncode == 0, process.stderr
+    assert "tensor" in process.stdout
 
 
 def test_no_file_of_an_export_is_a_pickle(make_model, tmp_path):
@@ -205,9 +205,9 @@ def test_the_published_4_bit_file_loads(make_model, tmp_path):
     save_file(tensors, folder / "model_rest.safetensors")
     (folder / "model.safetensors").unlink()
     loaded = sse.load(folder)
-    got = loaded[0].embedding.weight.detach().numpy()
-    np.testing.assert_allclose(got, (q / 7.5 - 1) * scale, atol=1e-6)
-    assert np.abs(got - table).max() <= scale.max() / 15 + 1e-6
+    decoded = loaded[0].embedding.weight.detach().numpy()
+    np.testing.assert_allclose(decoded, (q / 7.5 - 1) * scale, atol=1e-6)
+    assert np.abs(decoded - table).max() <= scale.max() / 15 + 1e-6
 
 
 def test_a_plain_static_embedding_folder_loads(tokenizer, tmp_path):

@@ -19,7 +19,7 @@ GATES = [name for name in NORMS if issubclass(NORMS[name], Gate)]
 TEXTS = ["", "the red circle rolls over the small square", "blue " * 300]
 
 
-def moved(name, dim=7):
+def shifted(name, dim=7):
     """A norm of float64 away from its start, and inputs on both sides of every kink."""
     generator = torch.Generator().manual_seed(0)
     norm = make_norm(name, dim).double()
@@ -35,12 +35,12 @@ def moved(name, dim=7):
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_gradcheck(name):
-    norm, x = moved(name)
+def test_the_gradients_equal_finite_differences(name):
+    norm, x = shifted(name)
     assert torch.autograd.gradcheck(lambda x, *p: norm(x), (x, *norm.parameters()))
 
 
-# f'(z) as the docstrings have it.
+# f'(z) of the gates whose f is not tanh.
 SLOPES = {
     "hardtanh": lambda z: (z.abs() < 1).double(),
 }
@@ -48,54 +48,54 @@ SLOPES = {
 
 @pytest.mark.parametrize("name", GATES)
 def test_the_gradients_of_a_gate_are_the_closed_ones(name):
-    norm, x = moved(name)
+    norm, x = shifted(name)
     norm.requires_grad_()  # the frozen one's too
     g = torch.randn(x.shape, dtype=torch.float64)
-    got = torch.autograd.grad(norm(x), (x, norm.alpha, norm.beta, norm.bias), g)
+    result = torch.autograd.grad(norm(x), (x, norm.alpha, norm.beta, norm.bias), g)
     alpha, beta, bias = norm.alpha, norm.beta, norm.bias
     z = alpha * x + (0 if name == "dyt_outside" else bias)
     slope = SLOPES.get(name, lambda z: 1 / torch.cosh(z) ** 2)(z)
     value = norm.activation(z)
     by_alpha = g * beta * slope * x
-    wanted = (
+    expected = (
         g * beta * slope * alpha,
         by_alpha.sum() if name == "dyt_scalar" else by_alpha.sum(0),
         (g * value).sum(0),
         g.sum(0) if name == "dyt_outside" else (g * beta * slope).sum(0),
     )
-    for one, other in zip(got, wanted, strict=True):
+    for one, other in zip(result, expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_the_gradients_of_the_row_norms_are_the_closed_ones():
-    norm, x = moved("layernorm")
+    norm, x = shifted("layernorm")
     g = torch.randn(x.shape, dtype=torch.float64)
     s = (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
     n, h = (x - x.mean(1, keepdim=True)) / s, g * norm.weight
-    wanted = (h - h.mean(1, keepdim=True) - n * (h * n).mean(1, keepdim=True)) / s
-    torch.testing.assert_close(torch.autograd.grad(norm(x), x, g)[0], wanted)
-    norm, x = moved("rmsnorm")
+    expected = (h - h.mean(1, keepdim=True) - n * (h * n).mean(1, keepdim=True)) / s
+    torch.testing.assert_close(torch.autograd.grad(norm(x), x, g)[0], expected)
+    norm, x = shifted("rmsnorm")
     length = x.norm(dim=1, keepdim=True)
     u, h = x / length, g * norm.weight * math.sqrt(x.shape[1])
-    wanted = (h - u * (u * h).sum(1, keepdim=True)) / length
-    torch.testing.assert_close(torch.autograd.grad(norm(x), x, g)[0], wanted)
+    expected = (h - u * (u * h).sum(1, keepdim=True)) / length
+    torch.testing.assert_close(torch.autograd.grad(norm(x), x, g)[0], expected)
 
 
 @pytest.mark.parametrize("name", NORMS)
 def test_pooling_equals_the_plain_modules_with_every_gradient(make_model, name):
-    """Fused or not, with the trainer's kept table gradient or without."""
+    """Fused or not, with the trainer's reused buffer for the table's gradient or without."""
     ids = torch.tensor([5, 9, 9, 30, 7, 5])
     offsets = torch.tensor([0, 3, 3, 6])  # the second text is empty
     results = []
-    for kept in (False, True, None):
+    for reuse in (False, True, None):
         model = make_model(name, dim=12)
-        if kept is None:
+        if reuse is None:
             bag = nn.functional.embedding_bag(
                 ids, model.embedding.weight, offsets, mode="mean", include_last_offset=True
             )
             y = model.norm(bag)
         else:
-            model.table_grad = TableGrad() if kept else None
+            model.table_grad = TableGrad() if reuse else None
             y = model.pool(ids, offsets)
         (y * torch.linspace(-1, 2, y.numel()).view(y.shape)).sum().backward()
         results.append([y, *(p.grad for p in model.parameters() if p.requires_grad)])
@@ -108,14 +108,14 @@ def test_pooling_equals_the_plain_modules_with_every_gradient(make_model, name):
 @pytest.mark.parametrize("name", NORMS)
 def test_an_empty_text_is_finite_and_nan_is_not_hidden(name):
     norm = make_norm(name, 4)
-    zero, lost = torch.zeros(1, 4), torch.full((1, 4), math.nan)
+    zero, nan = torch.zeros(1, 4), torch.full((1, 4), math.nan)
     assert norm(zero).isfinite().all()
-    assert norm(lost).isnan().all()
+    assert norm(nan).isnan().all()
     vectors = {key: value.numpy() for key, value in norm.vectors().items()}
-    for x in (zero.numpy().copy(), lost.numpy().copy()):
-        wanted = norm(torch.from_numpy(x.copy())).detach().numpy()
+    for x in (zero.numpy().copy(), nan.numpy().copy()):
+        expected = norm(torch.from_numpy(x.copy())).detach().numpy()
         NORM_FORMS[name].apply(x, vectors)
-        np.testing.assert_allclose(x, wanted, atol=1e-7)
+        np.testing.assert_allclose(x, expected, atol=1e-7)
 
 
 def test_the_two_registries_agree():
@@ -125,13 +125,13 @@ def test_the_two_registries_agree():
     assert all(hasattr(nn, name) for name in ACTIVATIONS)
 
 
-def test_what_a_step_computes_with_numpy_is_torchs():
+def test_every_activation_equals_torchs():
     z = torch.linspace(-6, 6, 40_001)
     for name, function in ACTIVATIONS.items():
         x = z.numpy().copy()
         function(x)
-        wanted = getattr(nn, name)()(z)
-        np.testing.assert_allclose(x, wanted.numpy(), rtol=0, atol=3e-7)
+        expected = getattr(nn, name)()(z)
+        np.testing.assert_allclose(x, expected.numpy(), rtol=0, atol=3e-7)
 
 
 @pytest.mark.parametrize("name", NORMS)

@@ -27,7 +27,7 @@ def folder(request, make_model, tmp_path):
     return sse.export(make_model(request.param), tmp_path / "model")
 
 
-def test_equals_the_encoder_on_dynamic_shapes(folder, tmp_path):
+def test_the_graph_equals_the_encoder_at_every_batch_size_and_length(folder, tmp_path):
     path = export_onnx(folder, tmp_path / "model.onnx")
     model = Encoder(folder)
     for texts in (TEXTS, TEXTS[:1], TEXTS * 7, ["", ""], [""]):
@@ -37,18 +37,18 @@ def test_equals_the_encoder_on_dynamic_shapes(folder, tmp_path):
         assert_within("onnx, encoder", model.encode(texts, normalize=False), exact, tolerance)
 
 
-def test_what_is_masked_does_not_matter(folder, tmp_path):
+def test_ids_under_the_mask_do_not_change_a_vector(folder, tmp_path):
     path = export_onnx(folder, tmp_path / "model.onnx")
     batch = Encoder(folder).tokenizer.encode(TEXTS)
     ids, mask = padded(batch)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    other = np.where(mask == 1, ids, 7)
-    for given in (other, ids):
-        vectors = session.run(None, {"input_ids": given, "attention_mask": mask})[0]
+    noise = np.where(mask == 1, ids, 7)
+    for input_ids in (noise, ids):
+        vectors = session.run(None, {"input_ids": input_ids, "attention_mask": mask})[0]
         np.testing.assert_array_equal(vectors, run(path, batch))
 
 
-def test_a_prefix_is_exported(make_model, tmp_path):
+def test_a_graph_of_fewer_dimensions_gives_the_prefix(make_model, tmp_path):
     folder = sse.export(make_model("dyt"), tmp_path / "model")
     path = export_onnx(folder, tmp_path / "model.onnx", dim=12)
     model = Encoder(folder)

@@ -12,16 +12,16 @@ from hypothesis.extra import numpy as hnp
 
 import sse
 from sse.common.errors import UserError
-from sse.model import table as pool
+from sse.model import table as table_module
 from sse.model.folder import Q4_REST, Q4_TABLE, read_folder
 from sse.model.norm_forms import NORM_FORMS
 from sse.model.quantise import quantise_rows, quantise_vectors, write_compact
-from sse.model.table import EmbeddingTable
+from sse.model.table import ROW_KINDS, EmbeddingTable
 from sse.serving.encoder import Encoder
 from tests.helpers.samples import unseal
 from tests.helpers.tolerances import assert_within, rounding, text_vectors
 
-KINDS = ["float32", "float16", "int8", "int4"]
+KINDS = list(ROW_KINDS)
 TEXTS = ["", "red circle", "the large blue square rolls over the small green circle", "é漢🎉"]
 TABLES = hnp.arrays(
     np.float32,
@@ -49,7 +49,7 @@ def test_a_row_is_off_by_half_a_step_at_most(table, kind):
 @settings(deadline=None, max_examples=50)
 @given(table=TABLES, kind=st.sampled_from(KINDS), data=st.data())
 def test_pooling_small_rows_equals_pooling_them_decoded(table, kind, data):
-    made = EmbeddingTable(*quantise_rows(table, kind))
+    small = EmbeddingTable(*quantise_rows(table, kind))
     ids = data.draw(
         hnp.arrays(np.uint32, st.integers(0, 40), elements=st.integers(0, len(table) - 1))
     )
@@ -57,8 +57,8 @@ def test_pooling_small_rows_equals_pooling_them_decoded(table, kind, data):
     offsets = np.array([0, *cuts, len(ids)], np.int64)
     dim = data.draw(st.integers(1, table.shape[1]))
     out = np.full((len(offsets) - 1, dim), np.nan, np.float32)
-    made.mean(ids, offsets, out)
-    rows = made.dense().astype(np.float64)[:, :dim]
+    small.mean(ids, offsets, out)
+    rows = small.dense().astype(np.float64)[:, :dim]
     sizes = np.abs(rows)
     if kind == "int4":  # q / 7.5 - 1, times the scale: the two cancel around 0
         sizes = sizes + 2 * np.abs(table).max(axis=1, keepdims=True)
@@ -81,24 +81,24 @@ def test_a_compact_folder_loads_as_encoder_and_as_torch_model(folder, kind, tmp_
     whole = Encoder(folder).encode(TEXTS)
     worst = {"float32": 1, "float16": 1 - 1e-5, "int8": 0.999, "int4": 0.95}[kind]
     assert (np.einsum("nd,nd->n", vectors, whole)[1:] >= worst - 1e-6).all()
-    monkeypatch.setattr(pool, "_table", None)
+    monkeypatch.setattr(table_module, "_table", None)
     assert_within("encoder, compact", Encoder(small).encode(TEXTS), exact, tolerance)
 
 
 @pytest.mark.parametrize("norm", NORM_FORMS)
-def test_every_norm_survives(make_model, norm, tmp_path):
+def test_a_compact_folder_keeps_every_norm(make_model, norm, tmp_path):
     folder = sse.export(make_model(norm), tmp_path / "model")
     small = write_compact(folder, tmp_path / "small", "float32")
     np.testing.assert_array_equal(Encoder(small).encode(TEXTS), Encoder(folder).encode(TEXTS))
 
 
-def test_sizes_are_as_promised(folder, tmp_path):
+def test_a_row_has_the_bytes_of_the_table_in_the_docstring(folder, tmp_path):
     sizes = {}
     for kind in KINDS:
         sizes[kind] = Encoder(write_compact(folder, tmp_path / kind, kind)).table.nbytes
     rows, dim = Encoder(folder).table.shape
-    wanted = [rows * dim * 4, rows * dim * 2, rows * (dim + 4), rows * (dim // 2 + 4)]
-    assert sizes == dict(zip(KINDS, wanted, strict=True))
+    expected = [rows * dim * 4, rows * dim * 2, rows * (dim + 4), rows * (dim // 2 + 4)]
+    assert sizes == dict(zip(KINDS, expected, strict=True))
 
 
 def test_int4_is_the_published_layout(folder, tmp_path):
@@ -120,9 +120,9 @@ def test_int4_is_the_published_layout(folder, tmp_path):
 
 def test_a_shorter_export_equals_a_shorter_vector(folder, tmp_path):
     small = write_compact(folder, tmp_path / "small", "int8", dim=10)
-    kept = Encoder(folder).encode(TEXTS, dim=10)
+    prefix = Encoder(folder).encode(TEXTS, dim=10)
     assert Encoder(small).dim == 10
-    np.testing.assert_allclose(Encoder(small).encode(TEXTS), kept, atol=0.02)
+    np.testing.assert_allclose(Encoder(small).encode(TEXTS), prefix, atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,10 @@ def test_a_tampered_config_is_refused(folder, tmp_path):
 def test_vectors_keep_their_direction(x):
     q = quantise_vectors(x, "int8")
     largest = np.abs(x).max(axis=1, keepdims=True)
-    np.testing.assert_allclose(q * (largest / 127), x, atol=float(largest.max()) / 127 * 0.51)
+    least = 127 * np.finfo(np.float32).tiny  # below, a processor may take a step of x / 127 for 0
+    np.testing.assert_allclose(
+        q * (largest / 127), x, atol=float(largest.max()) / 127 * 0.51 + least
+    )
     bits = np.unpackbits(quantise_vectors(x, "binary"), axis=1)[:, :11]
     np.testing.assert_array_equal(bits == 1, x > 0)
 

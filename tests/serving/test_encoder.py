@@ -58,7 +58,6 @@ def pooling(request, monkeypatch):
     """Both ways to pool."""
     if request.param == "numpy":
         monkeypatch.setattr(pool, "_table", None)
-        monkeypatch.setattr(pool, "FEW_TOKENS", 100)
     elif pool._table is None:
         pytest.skip("sse.model._table is not compiled here")
     return request.param

@@ -13,7 +13,7 @@ from sse.common.errors import UserError
 from sse.serving import index as index_module
 from sse.serving.encoder import Encoder
 from sse.serving.index import Index, build_index
-from sse.text.records import Row, read_folder_texts, read_rows, snippet
+from sse.text.records import Record
 
 pytest.importorskip("faiss", reason="the extra 'search' is not installed")
 from tests.helpers.samples import sentences  # noqa: E402  after the skip
@@ -30,7 +30,7 @@ def model(tokenizer, tmp_path_factory):
 @pytest.fixture(params=["exact", "binary"])
 def opened(request, model, tmp_path, monkeypatch):
     monkeypatch.setattr(index_module, "CHUNK", 256)  # several chunks
-    rows = (Row(text, f"f:{n}") for n, text in enumerate(TEXTS))
+    rows = (Record(text, f"f:{n}") for n, text in enumerate(TEXTS))
     assert build_index(rows, model, tmp_path / "i", request.param, batch_size=100) == 700
     return Index(tmp_path / "i")
 
@@ -81,7 +81,7 @@ def test_no_texts_leave_no_file(model, tmp_path):
 
 def test_a_failure_in_the_middle_leaves_no_file(model, tmp_path):
     def rows():
-        yield from (Row(text, "f") for text in TEXTS)
+        yield from (Record(text, "f") for text in TEXTS)
         raise UserError("line 701 is broken")
 
     with pytest.raises(UserError, match="line 701"):
@@ -91,7 +91,7 @@ def test_a_failure_in_the_middle_leaves_no_file(model, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 100, "truncated"])
 def test_a_damaged_file_is_refused(model, tmp_path, content):
-    build_index([Row("red", "f:1")], model, tmp_path / "i")
+    build_index([Record("red", "f:1")], model, tmp_path / "i")
     whole = (tmp_path / "i").read_bytes()
     (tmp_path / "i").write_bytes(whole[: len(whole) // 2] if content == "truncated" else content)
     with pytest.raises(UserError, match="no index, or a damaged one"):
@@ -102,20 +102,10 @@ def test_a_damaged_file_is_refused(model, tmp_path, content):
 
 @pytest.mark.parametrize("dim", [64, 16])  # the same dimensions, and fewer than the index has
 def test_another_model_is_refused(model, tmp_path, tokenizer, dim):
-    build_index([Row("red", "f:1")], model, tmp_path / "i")
+    build_index([Record("red", "f:1")], model, tmp_path / "i")
     other = sse.export(sse.SSE(tokenizer, dim, seed=5), tmp_path / "other")
     with pytest.raises(UserError, match="another model"):
         Index(tmp_path / "i", model=other)
-
-
-@pytest.mark.parametrize("query", ["zebra", "", "the ZEBRA crosses"])
-def test_a_snippet_shows_the_query(query):
-    text = "alpha beta gamma " * 40 + "a zebra stands here " + "delta epsilon " * 40
-    shown = snippet(text, query, 100)
-    assert len(shown) <= 106
-    assert ("zebra" in shown) == ("zebra" in query.lower())
-    assert snippet("short\n text", "x") == "short text"
-    assert json.dumps(shown)
 
 
 class TestCommands:
@@ -149,12 +139,8 @@ class TestCommands:
 
     def test_a_folder_of_texts(self, model, tmp_path, capsys):
         notes = tmp_path / "notes"
-        (notes / ".hidden").mkdir(parents=True)
-        (notes / ".hidden" / "x.txt").write_text("hidden")
+        notes.mkdir()
         (notes / "a.md").write_text("red circle\n\n\n" + "blue " * 300 + "\n\ngreen square\n")
-        (notes / "b.bin").write_bytes(b"\xff")
-        rows = list(read_folder_texts(str(notes)))
-        assert [r.where.rpartition(":")[2] for r in rows] == ["1", "4", "6"]
         target = str(tmp_path / "i")
         assert main(["index", str(notes), target, "-m", str(model.folder), "--kind", "binary"]) == 0
         capsys.readouterr()
@@ -162,19 +148,10 @@ class TestCommands:
         assert "a.md:6" in capsys.readouterr().out
 
 
-def test_rows_are_read_one_by_one(tmp_path):
-    path = tmp_path / "t.txt"
-    path.write_bytes(b"fine\n" * 5000 + b"\xff\n")
-    rows = read_rows(str(path))
-    assert [next(rows).where for _ in range(5000)][-1].endswith("t.txt:5000")
-    with pytest.raises(UserError, match="line 5001"):
-        next(rows)
-
-
 @pytest.mark.parametrize("kind", ["exact", "binary"])
 def test_no_flipped_bit_changes_a_result(model, tmp_path, kind):
     path = tmp_path / "i"
-    build_index((Row(text, f"f:{n}") for n, text in enumerate(TEXTS[:40])), model, path, kind)
+    build_index((Record(text, f"f:{n}") for n, text in enumerate(TEXTS[:40])), model, path, kind)
     queries = sentences(5, words=4, seed=9)
     expected = Index(path).search(queries, k=40)
     content = path.read_bytes()
@@ -193,18 +170,7 @@ def test_no_flipped_bit_changes_a_result(model, tmp_path, kind):
 
 
 def test_texts_of_an_index_cannot_command_the_terminal(model, tmp_path, capsys):
-    build_index([Row("red \x1b]0;owned\x07 circle\x9b2J", "f:1")], model, tmp_path / "i")
+    build_index([Record("red \x1b]0;owned\x07 circle\x9b2J", "f:1")], model, tmp_path / "i")
     assert main(["search", str(tmp_path / "i"), "red", "--full"]) == 0
     shown = capsys.readouterr().out
     assert "red ?]0;owned? circle?2J" in shown and "\x1b" not in shown
-
-
-def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
-    import gzip
-
-    import sse.text.record_files
-
-    monkeypatch.setattr(sse.text.record_files, "MAX_LINE", 1000)
-    (tmp_path / "t.txt.gz").write_bytes(gzip.compress(b"fine\n" + b"x" * 100_000))
-    with pytest.raises(UserError, match=r"t.txt.gz, line 2: longer than 1,000 bytes"):
-        list(read_rows(str(tmp_path / "t.txt.gz")))

@@ -1,4 +1,4 @@
-"""Encoding a corpus in shards: what is found, cut, set aside, written, and gone on with."""
+"""Encoding a corpus in shards: what is refused, written, set aside, and gone on with."""
 
 import gzip
 import json
@@ -18,10 +18,9 @@ import pytest
 
 import sse
 from sse.cli.encode_corpus import main
-from sse.common.errors import UserError
-from sse.serving import corpus_files as pieces
 from sse.serving.encoder import Encoder
-from sse.serving.shards import Store, home_of, packed
+from sse.serving.ray_workers import home_of, packed
+from sse.serving.shards import Store
 from tests.helpers.samples import sentences
 
 ENCODE = Path(__file__).parents[2] / "experiments" / "encode_corpus.py"
@@ -46,12 +45,13 @@ def model(tokenizer, tmp_path_factory):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """500 lines in two files, the second of them packed."""
+    """500 lines in six files, the last of them packed."""
     folder = tmp_path / "in"
     folder.mkdir()
     lines = [json.dumps({"id": n, "text": t}) + "\n" for n, t in enumerate(sentences(500))]
-    (folder / "a.jsonl").write_text("".join(lines[:430]))
-    (folder / "b.jsonl.gz").write_bytes(gzip.compress("".join(lines[430:]).encode()))
+    for number, name in enumerate("abcde"):
+        (folder / f"{name}.jsonl").write_text("".join(lines[90 * number : 90 * (number + 1)]))
+    (folder / "f.jsonl.gz").write_bytes(gzip.compress("".join(lines[450:]).encode()))
     return folder
 
 
@@ -76,86 +76,7 @@ def content(folder):
     return {p.name: p.read_bytes() for p in files if p.is_file()}
 
 
-# Pieces: no Ray.
-
-
-IDS = (("id", pa.int64()),)
-
-
-def read(path, rows, kept=IDS, places=False):
-    """(numbers of the pieces' first rows, texts, kept rows, rejected)."""
-    columns = pieces.Columns("text", pa.schema(list(kept)), places)
-    cut = pieces.cut(pieces.find_files(str(path)), rows)
-    chunks = [chunk for piece in cut for chunk in pieces.read_piece(piece, columns)]
-    texts = [text for chunk in chunks for text in chunk.texts]
-    table = pa.concat_tables([chunk.kept for chunk in chunks])
-    return (
-        [piece.first for piece in cut],
-        texts,
-        table.to_pylist(),
-        [bad for chunk in chunks for bad in chunk.rejected],
-    )
-
-
-@pytest.mark.parametrize("rows", [1, 7, 100, 430, 431])
-@pytest.mark.parametrize("block", [16, 1 << 23])
-@pytest.mark.parametrize("end", ["\n", ""])
-def test_pieces_of_json_lines_hold_each_line_once(corpus, monkeypatch, rows, block, end):
-    monkeypatch.setattr("sse.serving.corpus_files.BLOCK", block)
-    path = corpus / "a.jsonl"
-    path.write_text(path.read_text().rstrip("\n") + end)
-    first, texts, kept, rejected = read(path, rows)
-    assert first == list(range(1, 431, rows))
-    assert texts == sentences(500)[:430] and not rejected
-    assert [row["id"] for row in kept] == list(range(430))
-
-
-@pytest.mark.parametrize("rows", [7, 64, 1000])
-def test_pieces_of_parquet_hold_each_row_once_whatever_its_row_groups(tmp_path, rows):
-    path = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"text": sentences(300), "id": range(300)}), path, row_group_size=64)
-    first, texts, kept, rejected = read(path, rows)
-    assert first == list(range(0, 300, rows))
-    assert texts == sentences(300) and not rejected
-    assert [row["id"] for row in kept] == list(range(300))
-
-
-def test_rows_that_cannot_be_encoded_are_set_aside_with_line_and_reason(tmp_path):
-    lines = [b'{"id": 1, "text": "red"}', b'{"id": 2, "text": null}', b"", b'{"id": 3,', b"[4]"]
-    lines += [b'{"id": 5, "text": "\xff"}', b'{"id": 6}', b'{"id": "x", "text": "blue"}']
-    lines += [b'{"id": 7, "text": "\\ud800"}', b'{"id": 8, "text": "\\ud83d\\ude00"}']
-    (tmp_path / "t.jsonl").write_bytes(b"\n".join(lines))
-    _, texts, kept, rejected = read(tmp_path / "t.jsonl", 3)
-    assert texts == ["red", "\N{GRINNING FACE}"] and [row["id"] for row in kept] == [1, 8]
-    reasons = {bad["line"]: bad["reason"] for bad in rejected}
-    assert list(reasons) == [2, 4, 5, 6, 7, 8, 9]
-    words = ["null", "JSON", "list", "UTF-8", "column", "int64", "surrogate"]
-    assert all(word in why for word, why in zip(words, reasons.values(), strict=True))
-    assert all(bad["file"].endswith("t.jsonl") and bad["raw"] for bad in rejected)
-
-
-def test_nulls_and_broken_utf8_in_parquet_are_set_aside_with_their_row(tmp_path):
-    data = [b"red", None, b"\xff\xfe", b"blue"]
-    text = pa.array(data, pa.binary()).view(pa.string())
-    pq.write_table(pa.table({"text": text, "id": [4, 5, 6, 7]}), tmp_path / "t.parquet")
-    _, texts, kept, rejected = read(tmp_path / "t.parquet", 3)
-    assert texts == ["red", "blue"] and [row["id"] for row in kept] == [4, 7]
-    assert [(bad["row"], bad["kept"]["id"]) for bad in rejected] == [(1, 5), (2, 6)]
-    assert "null" in rejected[0]["reason"] and "UTF-8" in rejected[1]["reason"]
-
-
-def test_without_ids_file_and_line_stand_beside_the_vector(tmp_path):
-    (tmp_path / "t.jsonl").write_text('{"text": "red"}\n\n{"text": "blue"}\n')
-    _, _, kept, _ = read(tmp_path / "t.jsonl", 9, kept=pieces.PLACES, places=True)
-    assert [row["row"] for row in kept] == [1, 3]
-    assert kept[0]["file"] == f"file://{tmp_path}/t.jsonl"
-
-
-def test_a_gzip_that_breaks_off_is_an_error_that_names_the_file(corpus):
-    path = corpus / "b.jsonl.gz"
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(UserError, match="b.jsonl.gz: cannot be read"):
-        read(path, 100)
+# The folder of shards: no Ray.
 
 
 def test_files_in_an_object_store_are_whole_or_absent(tmp_path):
@@ -198,6 +119,24 @@ def test_every_mistake_is_one_line(corpus, model, tmp_path, capsys, monkeypatch)
     assert "mine.txt" in failure(capsys, a, out, model)
 
 
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ('{"format": 1, "pieces": []}', "_manifest.json has format 1, this version's is 2"),
+        ('{"format": 2}', "_manifest.json is damaged"),
+        ("[", "_manifest.json is damaged"),
+    ],
+)
+def test_a_manifest_of_another_version_or_a_damaged_one_is_refused(
+    corpus, model, tmp_path, capsys, manifest, message
+):
+    pytest.importorskip("ray")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "_manifest.json").write_text(manifest)
+    line = failure(capsys, corpus, tmp_path / "out", model)
+    assert message in line and "choose another folder" in line
+
+
 def test_without_ray_the_way_out_is_one_line(corpus, model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     message = failure(capsys, corpus, tmp_path / "out", model)
@@ -212,7 +151,7 @@ def test_shards_hold_what_the_encoder_gives_and_are_made_once(
     ray, corpus, model, tokenizer, tmp_path, capsys
 ):
     source, out = f"file://{corpus}", tmp_path / "out"
-    assert run(source, out, model, "--shard_rows", 100, "--dim", 8) == 0
+    assert run(source, out, model, "--dim", 8) == 0
     assert [p.name for p in shards(out)] == [f"part-{n:05d}.parquet" for n in range(6)]
     table = pq.read_table(out)
     assert table.schema.field("vector").type == pa.list_(pa.float32(), 8)
@@ -225,16 +164,18 @@ def test_shards_hold_what_the_encoder_gives_and_are_made_once(
     # A shard that is missing is made again, to the byte; the others are not touched.
     (out / "part-00002.parquet").unlink()
     others = {p: p.stat().st_mtime_ns for p in shards(out)}
-    assert run(source, out, model, "--shard_rows", 100, "--dim", 8) == 0
+    assert run(source, out, model, "--dim", 8) == 0
     assert content(out) == before
     assert all(p.stat().st_mtime_ns == others.get(p, p.stat().st_mtime_ns) for p in shards(out))
 
     # Anything else is refused, and the difference named.
     other = str(sse.export(sse.SSE(tokenizer, 16, seed=1), tmp_path / "other"))
-    same = ("--shard_rows", 100, "--dim", 8)
+    same = ("--dim", 8)
     assert "another model" in failure(capsys, source, out, other, *same)
-    assert "dim 8, not 16" in failure(capsys, source, out, model, "--shard_rows", 100)
-    assert "shard_rows 100, not 9" in failure(capsys, source, out, model, *same[2:], same[0], 9)
+    assert "dim 8, not 16" in failure(capsys, source, out, model)
+    assert "shard_rows 100000, not 9" in failure(
+        capsys, source, out, model, *same, "--shard_rows", 9
+    )
     assert "float16" in failure(capsys, source, out, model, *same, "--precision", "float16")
     with open(corpus / "a.jsonl", "a") as file:
         file.write('{"id": 1, "text": "late"}\n')
@@ -244,16 +185,18 @@ def test_shards_hold_what_the_encoder_gives_and_are_made_once(
 
 @pytest.mark.cluster
 def test_bad_rows_are_counted_and_change_the_exit_code(ray, corpus, model, tmp_path, capsys):
-    path = corpus / "a.jsonl"
+    path = corpus / "c.jsonl"
     path.write_bytes(path.read_bytes() + b'{"id": 9, "text": 3}\nbroken\n')
     out = tmp_path / "out"
-    code = main([str(path), str(out), "-m", model, "--shard_rows", "200", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert code == 3 and told["texts"] == 430 and told["rejected"] == 2
+    code = main([str(corpus), str(out), "-m", model, "--json"])
+    totals = json.loads(capsys.readouterr().out)
+    assert code == 3 and totals["texts"] == 500 and totals["rejected"] == 2
     (aside,) = (out / "_rejected").iterdir()
     assert aside.name == "part-00002.jsonl"
-    assert [json.loads(line)["line"] for line in aside.read_text().splitlines()] == [431, 432]
-    assert pq.read_table(out).num_rows == 430
+    entries = [json.loads(line) for line in aside.read_text().splitlines()]
+    assert [entry["line"] for entry in entries] == [91, 92]
+    assert entries[1].keys() == {"file", "line", "reason", "raw"} and entries[1]["raw"] == "broken"
+    assert pq.read_table(out).num_rows == 500
 
 
 @pytest.mark.cluster
@@ -273,7 +216,7 @@ def test_other_precisions_are_plain_lists_too(ray, tmp_path, model, precision):
 def test_a_cluster_gets_the_model_with_the_work(ray, corpus, model, tmp_path):
     out = tmp_path / "out"
     assert run(corpus / "a.jsonl", out, model, "--cluster", "auto") == 0
-    assert pq.read_table(out).num_rows == 430
+    assert pq.read_table(out).num_rows == 90
     files = packed(Path(model))
     sent = home_of(files)  # where the workers unpacked it
     assert packed(sent) == files
@@ -282,12 +225,10 @@ def test_a_cluster_gets_the_model_with_the_work(ray, corpus, model, tmp_path):
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(
-    ray, corpus, model, tmp_path, number
-):
-    out, whole = tmp_path / "out", tmp_path / "whole"
+def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_bytes(ray, model, tmp_path, number):
+    out, whole, path = tmp_path / "out", tmp_path / "whole", tmp_path / "t.parquet"
     options = ["--shard_rows", "20"]
-    path = corpus / "a.jsonl"
+    pq.write_table(pa.table({"text": sentences(430)}), path, row_group_size=20)
     command = [sys.executable, ENCODE, path, out, "--model", model, "--quiet", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not shards(out):
@@ -323,10 +264,10 @@ def test_from_bucket_to_bucket(corpus, model, tmp_path, monkeypatch):
         bucket.mkdir("bucket")
         bucket.put(str(corpus), "bucket/in", recursive=True)
         for _ in range(2):  # the second time all are there
-            command = ["s3://bucket/in", "s3://bucket/out", "--model", model, "--shard_rows=100"]
+            command = ["s3://bucket/in", "s3://bucket/out", "--model", model]
             done = subprocess.run([sys.executable, ENCODE, *command], capture_output=True)
             assert done.returncode == 0, done.stderr
-        assert run(corpus, tmp_path / "out", model, "--shard_rows", "100") == 0
+        assert run(corpus, tmp_path / "out", model) == 0
         names = {name.rpartition("/")[2] for name in bucket.ls("bucket/out")}
         assert names == {*(path.name for path in shards(tmp_path / "out")), "_manifest.json"}
         for path in shards(tmp_path / "out"):

@@ -15,9 +15,9 @@ import yaml
 
 from sse.cli.sweep import run
 from sse.common.errors import UserError
-from sse.sweeps.grid import check_trials, given_options, read_sweep
-from sse.sweeps.results import collect, expected, read_results
-from sse.sweeps.trials import cores_of
+from sse.sweeps import trials
+from sse.sweeps.grid import check_trials, read_options, read_sweep
+from sse.sweeps.results import collect, expected, read_facts, read_results
 from tests.helpers.samples import sentences
 
 SWEEP = Path(__file__).parents[2] / "experiments" / "sweep.py"
@@ -69,6 +69,8 @@ def test_a_sweep_runs_its_grid_into_one_tidy_table(write, tmp_path, capfd):
     orders = table.groupby("seed_everything")["order"].unique()
     assert [len(found) for found in orders] == [1, 1], "equal data order for each seed"
     assert orders[0][0] != orders[1][0]
+    [record] = out.glob("trials/norm=dyt,seed=0,*/trial.json")
+    assert "metrics" not in json.loads(record.read_text()), "scores stand in metrics.json alone"
     for name in ("seconds_total", "pairs", "steps", "version.torch", "commit", "data.batch_size"):
         assert table[name].notna().all(), name
     assert not list(out.glob("trials/*/checkpoints")), "nothing large is kept unasked"
@@ -106,14 +108,14 @@ def test_a_sweep_killed_with_its_workers_goes_on_and_ends_the_same(write, tmp_pa
         assert np.array_equal(a, b)
 
 
-def test_a_broken_trial_is_told_and_skipped_until_retried(write, tmp_path, capfd):
+def test_a_broken_trial_is_reported_and_skipped_until_retried(write, tmp_path, capfd):
     # The last one has more pairs to choose than there are, which only its data can tell.
     config = write({"data.pairs": [200, 250, 10_000]})
     out = tmp_path / "out"
     assert run_once(config, out) == 2
-    said = capfd.readouterr()
-    assert "BROKEN, --data.pairs is 10,000: there are 2" in said.out
-    assert "1 of 3 trials broke" in said.err and "--retry" in said.err
+    output = capfd.readouterr()
+    assert "BROKEN, --data.pairs is 10,000: there are 2" in output.out
+    assert "1 of 3 trials broke" in output.err and "--retry" in output.err
     assert len(read_results(out)) == 2, "the others count"
     assert run_once(config, out) == 2
     assert "0 to run, 2 done, 1 broken" in capfd.readouterr().out
@@ -123,43 +125,77 @@ def test_a_broken_trial_is_told_and_skipped_until_retried(write, tmp_path, capfd
 
 @pytest.mark.cluster
 def test_a_sweep_on_ray_ends_as_on_one_machine(write, tmp_path, capfd):
-    config = write({"data.pairs": [200, 10_000], "seed_everything": [0, 1]})
+    config = write({"data.pairs": [200, 10_000]})
     outs = [tmp_path / "local", tmp_path / "ray"]
-    assert run_once(config, outs[0]) == 2, "two trials want more pairs than there are"
+    assert run_once(config, outs[0]) == 2, "one trial wants more pairs than there are"
     assert run_once(config, outs[1], "--ray=local") == 2
-    said = capfd.readouterr()
-    assert said.out.count("BROKEN, --data.pairs is 10,000") == 4, "both sweeps, both seeds"
+    output = capfd.readouterr()
+    assert output.out.count("BROKEN, --data.pairs is 10,000") == 2, "both sweeps"
     tables = [read_results(out) for out in outs]
     for name in ("trial", "ndcg@10", "order", "steps"):
         assert list(tables[0][name]) == list(tables[1][name]), name
     assert run_once(config, outs[1], "--ray=local") == 2
-    assert "0 to run, 2 done, 2 broken" in capfd.readouterr().out
+    assert "0 to run, 1 done, 1 broken" in capfd.readouterr().out
 
 
-def test_a_worker_that_dies_is_replaced_and_its_trial_tried_again(write, tmp_path, capfd):
-    config = write({"seed_everything": [0]}, **{"trainer.max_epochs": 200})
-    out = tmp_path / "out"
+def start(config, out, **more):
+    """The command in a process of its own, its first trial training."""
     command = [sys.executable, SWEEP, f"--config={config}", f"--out={out}", "--jobs=1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, text=True, **more)
+    wait_for(process, lambda: list(out.glob("trials/*/logs/metrics.csv")))
+    return process
+
+
+def wait_for(process, condition):
     deadline = time.monotonic() + 120
-    while not list(out.glob("trials/*/config.yaml")):
+    while not condition():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    [worker] = [
-        pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    os.kill(int(worker), signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0 and "[1/1]" in output and "BROKEN" not in output
 
 
-def test_dry_run_lists_trials_and_time_and_trains_nothing(write, tmp_path, capfd):
+def children(process):
+    """The trials' processes."""
+    pids = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(pid) for file in pids for pid in file.read_text().split()]
+
+
+def test_a_trial_whose_process_dies_is_tried_again_and_broken_the_second_time(write, tmp_path):
+    config = write({"seed_everything": [0]}, **{"trainer.max_epochs": 4000})
+    out = tmp_path / "out"
+    process = start(config, out, stdout=subprocess.PIPE)
+    [first] = children(process)
+    os.kill(first, signal.SIGKILL)
+    wait_for(process, lambda: children(process) not in ([first], []))
+    time.sleep(1)
+    assert not list(out.glob("trials/*/failed.json"))
+    os.kill(children(process)[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "BROKEN, its process ended 2 times, last by signal 9, perhaps for want" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_sweep_ends_its_trials_which_save_first(write, tmp_path, number):
+    config = write({"seed_everything": [0, 1]}, **{"trainer.max_epochs": 4000})
+    out = tmp_path / "out"
+    process = start(config, out, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    [trial] = children(process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors == "error: interrupted\n"
+    assert not Path(f"/proc/{trial}").exists()
+    assert len(list(out.glob("trials/*/checkpoints/last.ckpt"))) == 1
+    assert len(list(out.glob("trials/*"))) == 1, "what had not begun does not begin"
+    assert not list(out.glob("trials/*/failed.json"))
+
+
+def test_dry_run_lists_the_trials_and_trains_nothing(write, tmp_path, capfd):
     config = write({"model.norm": ["dyt", "none"], "seed_everything": [0, 1, 2]})
     out = tmp_path / "out"
     assert run_once(config, out, "--dry-run") == 0
     lines = capfd.readouterr().out.strip().split("\n")
-    assert len(lines) == 7 and lines[-1].startswith("6 trials, ")
+    assert len(lines) == 7 and lines[-1] == "6 trials"
+    assert lines[0].startswith("new    norm=dyt,seed=0")
     assert not out.exists()
 
 
@@ -171,16 +207,16 @@ def test_grids_join_and_axes_and_options_can_come_from_the_command_line(write, m
             {"model.norm": ["dyt", "none"], "model.alpha_init": ["${ALPHA}"]},
         ]
     )
-    trials = read_sweep(config)
-    assert [trial.varied for trial in trials] == [
+    listed = read_sweep(config)
+    assert [trial.varied for trial in listed] == [
         {"model.norm": "none"},
         {"model.norm": "dyt", "model.alpha_init": 0.25},
         {"model.norm": "none", "model.alpha_init": 0.25},
     ]
-    over, grid = given_options(["--model.lr=0.2", "--grid.seed_everything", "[3, 4]"])
+    over, grid = read_options(["--model.lr=0.2", "--grid.seed_everything", "[3, 4]"])
     more = read_sweep(config, over, grid)
     assert len(more) == 6 and all(trial.options["model.lr"] == 0.2 for trial in more)
-    assert len({trial.name for trial in trials + more}) == 9, "other options, other folder"
+    assert len({trial.name for trial in listed + more}) == 9, "other options, other folder"
     check_trials(more)
 
 
@@ -193,10 +229,10 @@ def test_the_sweeps_that_ship_are_valid(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("grid: {model.nrom: [dyt]}", "model.nrom"),
-        ("grid: {model.norm: [dyt, batchnorm]}", "unknown norm 'batchnorm'"),
+        ("grid: {model.norm: [dyt, batchnorm]}", "norm is 'batchnorm'"),
         ("grid: {model.norm: dyt}", "the grid's model.norm is 'dyt': give a list"),
         ("grid: {model.norm: []}", "give a list of at least one value"),
         ("options: {model.dim: 8}", "holds options: give `grid`"),
@@ -207,17 +243,17 @@ def test_the_sweeps_that_ship_are_valid(monkeypatch):
         ("grid: {model.lr: [fast]}", "model.lr"),
     ],
 )
-def test_a_mistake_in_a_sweep_is_one_line_before_anything_runs(text, said, tmp_path, capfd):
+def test_a_mistake_in_a_sweep_is_one_line_before_anything_runs(text, message, tmp_path, capfd):
     config = tmp_path / "sweep.yaml"
     config.write_text(text)
     assert run_once(config, tmp_path / "out") == 2
     error = capfd.readouterr().err.strip()
-    assert said in error and "\n" not in error and error.startswith("error: ")
+    assert message in error and "\n" not in error and error.startswith("error: ")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--jobs=0"], "--jobs 0: give at least 1"),
         (["extra"], "'extra' is no option"),
@@ -226,10 +262,10 @@ def test_a_mistake_in_a_sweep_is_one_line_before_anything_runs(text, said, tmp_p
         (["--config=nowhere.yaml"], "no such file"),
     ],
 )
-def test_a_mistaken_option_is_one_line(arguments, said, write, tmp_path, capfd):
+def test_a_mistaken_option_is_one_line(arguments, message, write, tmp_path, capfd):
     assert run_once(write({"model.norm": ["none"]}), tmp_path / "out", *arguments) == 2
     error = capfd.readouterr().err.strip()
-    assert said in error and "\n" not in error
+    assert message in error and "\n" not in error
 
 
 def test_a_table_of_another_version_says_how_to_mend_it(tmp_path):
@@ -248,9 +284,16 @@ def test_a_table_of_another_version_says_how_to_mend_it(tmp_path):
         collect(tmp_path)
 
 
-def test_workers_keep_to_their_own_cores(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    assert cores_of(2, None) == [[0, 1], [2, 3]]
-    assert cores_of(4, None) == [[0], [1], [2], [3]]
-    assert cores_of(2, 1) == [[0], [1]]
-    assert cores_of(3, 2) == [[0, 1], [2, 3], [0, 1]], "more than there are: shared"
+@pytest.mark.parametrize(("jobs", "threads", "each"), [(2, None, 2), (3, None, 1), (2, 3, 3)])
+def test_trials_share_the_cores_by_openmp_threads(jobs, threads, each, monkeypatch, tmp_path):
+    number = []
+    monkeypatch.setattr(trials, "cores", lambda: 4)
+    monkeypatch.setattr(trials, "run_trial", lambda trial, out, n, *_: number.append(n))
+    assert list(trials.run_local(["one"], tmp_path, jobs, threads)) == [None]
+    assert number == [each]
+
+
+def test_a_sweeps_folder_of_before_with_all_facts_in_one_file_is_read(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"steps": 1, "times": {"train": 1}}')
+    (tmp_path / "trial.json").write_text('{"steps": 1, "times": {"train": 1, "total": 2}}')
+    assert read_facts(tmp_path) == {"steps": 1, "times": {"train": 1, "total": 2}}

@@ -1,4 +1,4 @@
-"""The word cache: the ids of the whole text on any text, each word asked once, bounded, shared."""
+"""The word cache: ids equal the whole text's, each word is encoded once, memory is bounded."""
 
 import copy
 import pickle
@@ -90,18 +90,18 @@ def test_ids_are_those_of_hostile_texts(tokenizer):
 
 
 @pytest.mark.usefixtures("few_letters")
-def test_a_word_is_asked_for_once():
-    asked = []
+def test_a_word_is_encoded_once():
+    words_encoded = []
 
     class Counted(WordCache):
         def _encode(self, words):
-            asked.extend(words)
+            words_encoded.extend(words)
             return super()._encode(words)
 
     cache = Counted(tokenizer_of())
     for texts in (["the fox, the fox"], ["the fox"], ["fox. the", "the\nfox"]):
         cache.encode(texts)
-    assert sorted(asked) == [",", ".", "fox", "the"]
+    assert sorted(words_encoded) == [",", ".", "fox", "the"]
 
 
 @pytest.mark.usefixtures("few_letters")

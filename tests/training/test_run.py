@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ import sse
 from sse.common.errors import UserError
 from sse.data.split import hold_out, train_rows
 from sse.model.norms import NORMS
-from sse.training.module import SSEModule, own_positive_ndcg
+from sse.training.module import SSEModule
 from sse.training.run import main
 from tests.helpers.training_runs import make_options, same, weights
 
@@ -141,7 +142,6 @@ def test_bad_options_are_one_clear_line_and_leave_no_run(
         ["--model.symmetric=true", "--model.matryoshka_dims=[16, 32]"],
         ["--data.batches=round_robin", "--data.max_tokens=4"],
         ["--data.holdout=0"],
-        ["--trainer.profiler=simple"],
     ],
 )
 def test_the_trainers_usual_options_work(options, tmp_path, extra):
@@ -155,6 +155,16 @@ def test_the_trainers_usual_options_work(options, tmp_path, extra):
         scores = {name: by["held-out pairs"] for name, by in facts["metrics"].items()}
         dim = next(iter(scores["trained"]))
         assert scores["trained"][dim]["mrr@10"] > scores["untrained"][dim]["mrr@10"]
+
+
+def test_the_profiler_says_where_the_time_goes(options, tmp_path, caplog):
+    logger = logging.getLogger("lightning.pytorch")  # it does not hand on to the root's
+    logger.addHandler(caplog.handler)
+    try:
+        main([*options, f"--out={tmp_path / 'run'}", "--trainer.profiler=simple"])
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "run_training_batch" in caplog.text
 
 
 @pytest.mark.parametrize("every", [0, 1, 5])
@@ -201,11 +211,3 @@ def test_held_out_pairs_depend_on_their_text_alone_and_never_train():
     assert not set(ids[kept].ravel().tolist()) & set(ids[rows].ravel().tolist())
     assert len(kept) + len(rows) == 500
     assert [len(r) for r in hold_out([ids[:50]], 1000)] == [5], "a tenth at most"
-
-
-def test_own_positive_ndcg_has_known_values():
-    eye = torch.eye(12)
-    assert own_positive_ndcg(eye, eye) == pytest.approx(1.0)
-    second = eye + 2 * eye.roll(1, 0)  # each anchor prefers another's positive
-    assert own_positive_ndcg(second, eye) == pytest.approx(1 / math.log2(3))
-    assert own_positive_ndcg(torch.ones(12, 4), torch.ones(12, 4)) == 0.0, "ties rank last"

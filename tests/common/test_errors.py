@@ -1,0 +1,39 @@
+"""A failure that a user can mend is one line; a defect of this project keeps its traceback."""
+
+import errno
+import os
+
+import pytest
+
+from sse.common.errors import Stopped, UserError, one_line
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("dim is 0:\n give 1"), 2, "error: dim is 0: give 1"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (Stopped(15, "go on"), 143, "error: stopped by SIGTERM: go on"),
+        (OSError(errno.ENOSPC, "Disk full", "/x/y"), 1, "error: Disk full (/x/y): free some space"),
+        (OSError(errno.ENOENT, "Not there", "/x/y"), 1, "error: Not there (/x/y): check the path"),
+        (RuntimeError(f"rust: {os.strerror(errno.ENOSPC)} (28)"), 1, "free some space or choose"),
+    ],
+)
+def test_failures_a_user_can_mend_are_one_line_and_an_exit_code(error, code, line, capsys):
+    @one_line
+    def main():
+        raise error
+
+    assert main() == code
+    printed = capsys.readouterr().err
+    assert line in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_defect_of_ours_keeps_its_traceback():
+    @one_line
+    def main():
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        main()

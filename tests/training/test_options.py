@@ -1,0 +1,90 @@
+"""The trainer's command line: what it reads, what it refuses, and how it names it."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from sse.common.errors import UserError
+from sse.training.options import check, option_names, parse
+from sse.training.run import main
+from tests.helpers.training_runs import make_options, same, weights
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_config_file_of_an_older_run_is_read_and_a_new_one_forgets_what_has_left(tmp_path):
+    old = tmp_path / "config.yaml"
+    old.write_text("# lightning.pytorch==2.6.6\nmodel: {optimizer: adam}\nprofile: false\nema: 0.5")
+    options = parse(["--config", str(old), "--model.dim=64"])
+    check(options)
+    assert (options.config.ema, options.config.model.dim) == (0.5, 64)
+    assert "profile" not in options.recipe()
+    assert "optimizer: adam" in options.recipe()
+
+
+def test_one_command_line_leaves_nothing_behind_for_the_next():
+    parse(["--model.dim=64", "--data.paths=[a.jsonl]", "--trainer.max_steps=3"])
+    config = parse([]).config
+    assert (config.model.dim, config.data.paths, config.trainer.max_steps) == (512, None, -1)
+
+
+def test_the_seed_is_one_for_everything():
+    config = parse(["--seed_everything=7"]).config
+    assert (config.model.seed, config.data.seed) == (7, 7)
+    assert "seed: 7" not in parse(["--seed_everything=7"]).recipe()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [(["--print_config"], ["  dim: 512", "ema: 0.0"]), (["--help"], ["--model.dim DIM"])],
+)
+def test_help_and_print_config_end_the_program(arguments, lines, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(arguments)
+    assert not end.value.code
+    text = capsys.readouterr().out
+    assert all(line in text for line in lines)
+    assert "profile:" not in text
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("`dim` is 0: give at least 1", "--model.dim is 0: give at least 1"),
+        ("cap is 1: give 2", "--data.cap is 1: give 2"),
+        ("lower `lr` or `scale`", "lower --model.lr or --model.scale"),
+        ("`dims` has 600", "--model.matryoshka_dims has 600"),
+        ("pairs.jsonl: line 3 is no JSON", "pairs.jsonl: line 3 is no JSON"),
+        ("`nothing` is 3", "`nothing` is 3"),
+    ],
+)
+def test_an_error_of_the_library_names_the_option(message, line):
+    with pytest.raises(UserError) as error, option_names():
+        raise UserError(message)
+    assert str(error.value) == line
+
+
+def test_check_reads_no_data_and_makes_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check(parse(["--data.paths=[missing.jsonl]", "--out=run"]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_script_takes_the_steps_of_sse_train(tmp_path):
+    spec = importlib.util.spec_from_file_location("train", ROOT / "experiments" / "train.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    options = make_options(tmp_path)
+    facts = [
+        run([*options, "--trainer.max_steps=5", f"--out={tmp_path / name}"])
+        for name, run in (("script", script.main), ("library", main))
+    ]
+    assert facts[0]["metrics"] == facts[1]["metrics"]
+    assert same(weights(tmp_path / "script"), weights(tmp_path / "library"))
+    files = [
+        {file.relative_to(tmp_path / name) for file in (tmp_path / name).rglob("*.*")
+         if "events" not in file.name}
+        for name in ("script", "library")
+    ]  # fmt: skip
+    assert files[0] == files[1]
