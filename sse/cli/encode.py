@@ -36,13 +36,7 @@ def encode(parser: argparse.ArgumentParser) -> Run:
     add_model(parser)
     add_input(parser)
     add("--to", dest="form", choices=OUTPUTS, help="format of OUT (default: by its name)")
-    add(
-        "--keep",
-        nargs="+",
-        default=[],
-        metavar="COLUMN",
-        help="columns to write beside the vectors",
-    )
+    add("--keep", nargs="+", default=[], metavar="COLUMN", help="further columns for OUT")
     add("--no-text", action="store_true", help="leave the texts out of OUT")
     add("--no-normalize", action="store_true", help="do not scale vectors to length 1")
     add("--precision", choices=PRECISIONS, default="float32", help="of OUT (default: float32)")
@@ -52,6 +46,7 @@ def encode(parser: argparse.ArgumentParser) -> Run:
 
 
 def _encode(args: argparse.Namespace) -> None:
+    """Encode the texts batch by batch, and write the summary."""
     form = output_format(args.target, args.form)
     if args.target != "-":
         check_target(args.target, args.force)
@@ -85,6 +80,7 @@ def _encode(args: argparse.Namespace) -> None:
 
 
 def _summary(args: argparse.Namespace, model: Encoder, count: int, seconds: float) -> None:
+    """Write texts, seconds and speed, as a line or as JSON."""
     info = model.info()
     facts = {
         "texts": count,

@@ -59,6 +59,7 @@ def export(parser: argparse.ArgumentParser) -> Run:
 
 
 def _export(args: argparse.Namespace) -> None:
+    """Write the model in the form that OUT and `--rows` name."""
     target = Path(args.target)
     if target.suffix == ".onnx":
         from sse.model.onnx import export_onnx
@@ -117,23 +118,10 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
     add("--split", help="judgements in qrels/SPLIT.tsv (default: test, or the only one)")
     add("--nanobeir", nargs="?", const="sentence-transformers/NanoBEIR-en", metavar="SOURCE",
         help="NanoBEIR from the hub or a folder (default: the hub's)")  # fmt: skip
-    add(
-        "--dims",
-        nargs="+",
-        type=int,
-        help="dimensions to evaluate (default: all, and 512, 256, 128, 64, 32 below)",
-    )
-    add(
-        "--baselines",
-        action="store_true",
-        help="also BM25 and, for a static model, an untrained one",
-    )
-    add(
-        "--json", metavar="FILE", help="write every metric; - is standard output, without the table"
-    )
-    add(
-        "--report", metavar="FOLDER", help="write a table, intervals, a figure and scores per query"
-    )
+    add("--dims", nargs="+", type=int, help="prefixes to evaluate (default: standard ones)")
+    add("--baselines", action="store_true", help="also BM25 and an untrained static model")
+    add("--json", metavar="FILE", help="write every metric; -: standard output, no table")
+    add("--report", metavar="FOLDER", help="write table, intervals, figure, scores per query")
     add("--graded", action="store_true", help="nDCG with the judged grades as gains, not 0 and 1")
     add("--device", help="cpu, cuda, ... (default: the best available)")
     add("--batch-size", type=int, default=256, help="texts per batch (default: 256)")
@@ -141,6 +129,7 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    """Check the arguments and collections before the slow imports, then evaluate and write."""
     if not Path(args.model).is_dir():
         raise UserError(f"{args.model}: no such folder: give a model's folder")
     if not args.beir and not args.nanobeir:

@@ -51,6 +51,7 @@ def index(parser: argparse.ArgumentParser) -> Run:
 
 
 def _index(args: argparse.Namespace) -> None:
+    """Encode the texts into an index, and write the summary."""
     check_target(args.target, args.force)
     if Path(args.source).is_dir():
         rows = folder_passages(args.source)
