@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 import torch._functorch.config as functorch
+import torch.nn.functional as F
 from sse_kernels import TableGrad, bag_dyt, plan_bags
 from sse_kernels.plan import build_plan
-from sse_kernels.reference import bag_dyt_reference
 from torch import Tensor
 
 from experiments.benchmarks import harness
@@ -166,18 +166,25 @@ def measure(case: Case, device: torch.device, args: argparse.Namespace) -> Row:
     return {**vars(case), "name": case.name, "plan_ms": plan, "contenders": result}
 
 
+def eager(w: Tensor, ids: Tensor, offsets: Tensor, alpha: Tensor, *rest: Tensor) -> Tensor:
+    """The op as one writes it first, in plain torch."""
+    beta, bias = rest
+    x = F.embedding_bag(ids, w, offsets, mode="mean", include_last_offset=True)
+    return torch.tanh(torch.addcmul(bias, x, alpha)) * beta
+
+
 def contenders(batch: Batch, compiled: bool) -> dict[str, Callable[[], Tensor]]:
     """Forward calls by name; `eager` is the one all others are compared with."""
     w, args = batch.weight, (batch.ids, batch.offsets, *batch.gate)
     buffer = TableGrad()
     calls: dict[str, Callable[[], Tensor]] = {
-        "eager": lambda: bag_dyt_reference(w, *args),
+        "eager": lambda: eager(w, *args),
         "op": lambda: bag_dyt(w, *args),
         "op+plan": lambda: bag_dyt(w, *args, plan=batch.plan),
         "op+buffer": lambda: bag_dyt(w, *args, table_grad=buffer),
     }
     if compiled:
-        op = torch.compile(bag_dyt_reference, dynamic=False)
+        op = torch.compile(eager, dynamic=False)
         calls["compile"] = lambda: op(w, *args)
     if w.is_cuda:
         calls["op+atomic"] = lambda: bag_dyt(w, *args, atomic=True)

@@ -7,11 +7,4 @@ from sse_kernels.contrastive import matryoshka_contrastive
 from sse_kernels.plan import BagPlan, plan_bags
 from sse_kernels.table_grad import TableGrad
 
-__all__ = [
-    "BagPlan",
-    "TableGrad",
-    "bag_dyt",
-    "bag_mean",
-    "matryoshka_contrastive",
-    "plan_bags",
-]
+__all__ = ["BagPlan", "TableGrad", "bag_dyt", "bag_mean", "matryoshka_contrastive", "plan_bags"]

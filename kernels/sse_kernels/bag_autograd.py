@@ -7,7 +7,7 @@ never the (N, D) rows.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -18,18 +18,13 @@ from sse_kernels.plan import BagPlan, build_plan
 from sse_kernels.table_grad import TableGrad
 
 
-class Options:
+class Options(NamedTuple):
     """The arguments of a call beside its tensors."""
 
-    __slots__ = ("atomic", "path", "plan", "table_grad")
-
-    def __init__(
-        self, path: ModuleType, plan: BagPlan | None, table_grad: TableGrad | None, atomic: bool
-    ) -> None:
-        self.path = path
-        self.plan = plan
-        self.table_grad = table_grad
-        self.atomic = atomic
+    path: ModuleType
+    plan: BagPlan | None
+    table_grad: TableGrad | None
+    atomic: bool
 
 
 class BagDyt(torch.autograd.Function):

@@ -105,8 +105,7 @@ def backward(
     """`bag_aten.backward` in one kernel and one sum over its programs' partial sums."""
     gate = (alpha.contiguous(), beta.contiguous(), bias.contiguous())
     shares, partial = _gate_grad(dy, x, offsets, gate, table)
-    dalpha, dbeta, dbias = partial.sum(1).to(alpha.dtype)
-    return shares, dalpha, dbeta, dbias
+    return shares, *partial.sum(1).to(alpha.dtype).unbind()
 
 
 def share(dy: Tensor, offsets: Tensor, table: torch.dtype) -> Tensor:
@@ -152,7 +151,7 @@ def table_gradient(
     dim = shares.shape[1]
     if not atomic:
         grad = shares.new_empty(vocab, dim, dtype=table)
-        overwrite_table(grad, shares, plan or build_plan(ids, offsets, vocab))
+        add_table(grad, shares, plan or build_plan(ids, offsets, vocab), overwrite=True)
         return grad
     acc = accumulator(table)  # bfloat16 has no atomic add, and would round at every one
     grad = shares.new_zeros(vocab, dim, dtype=acc)
@@ -166,17 +165,11 @@ def table_gradient(
     return grad.to(table)
 
 
-def overwrite_table(grad: Tensor, shares: Tensor, plan: BagPlan) -> None:
-    """Write every row of `grad` (V, D), rows without tokens as 0."""
-    _row_sum(grad, shares, plan, add=False)
+def add_table(grad: Tensor, shares: Tensor, plan: BagPlan, overwrite: bool = False) -> None:
+    """Add the table's gradient to `grad` (V, D); rows without tokens are left alone.
 
-
-def add_table(grad: Tensor, shares: Tensor, plan: BagPlan) -> None:
-    """Add the table's gradient to `grad` (V, D); rows without tokens are left alone."""
-    _row_sum(grad, shares, plan, add=True)
-
-
-def _row_sum(grad: Tensor, shares: Tensor, plan: BagPlan, add: bool) -> None:
+    `overwrite` writes every row instead, rows without tokens as 0.
+    """
     if grad.stride(1) != 1:
         raise ValueError(f"a gradient's rows must be contiguous, got strides {grad.stride()}")
     dim, acc = shares.shape[1], _tl(shares.dtype)
@@ -192,7 +185,7 @@ def _row_sum(grad: Tensor, shares: Tensor, plan: BagPlan, add: bool) -> None:
             )
         kernels.row_sum[grad.shape[0], blocks](
             shares, plan.rows, plan.starts, chunks, grad, dim, grad.stride(0),
-            ADD=add, ACC=acc, CHUNK=CHUNK, **sizes,
+            ADD=not overwrite, ACC=acc, CHUNK=CHUNK, **sizes,
         )  # fmt: skip
 
 

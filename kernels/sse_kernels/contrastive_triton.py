@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -15,6 +15,9 @@ from sse_kernels.bag_triton import _device_of, _tl
 INTERPRETED = not isinstance(kernels.contrastive_lse, triton.JITFunction)
 PROGRAMS = 512  # wanted of the forward kernel: a few for each multiprocessor
 GROUP = 512  # columns whose gradient a program holds in registers
+# Tile sizes, warps and stages of `contrastive_lse` and of `contrastive_grad`.
+FORWARD = {"BM": 64, "BN": 64, "BD": 32, "num_warps": 4, "num_stages": 2}
+BACKWARD = {"BM": 32, "BN": 32, "BD": 32, "num_warps": 8, "num_stages": 2}
 NORM_FLOOR = 1e-24  # squared: F.normalize's 1e-12, below which no gradient flows
 
 
@@ -65,21 +68,20 @@ def softmax(
 ) -> Softmax:
     """Each row of x over all rows of y that count; row i's own is y's row i + shift."""
     rows, columns, k = len(x.x), len(y.x), len(bounds) - 1
-    acc, sizes = x.inverse.dtype, forward_sizes(x.x.dtype, precision)
-    tiles = triton.cdiv(columns, sizes["BN"])
-    parts = min(max(PROGRAMS // triton.cdiv(rows, sizes["BM"]), 1), tiles)
-    span = triton.cdiv(tiles, parts) * sizes["BN"]
+    acc = x.inverse.dtype
+    tiles = triton.cdiv(columns, FORWARD["BN"])
+    parts = min(max(PROGRAMS // triton.cdiv(rows, FORWARD["BM"]), 1), tiles)
+    span = triton.cdiv(tiles, parts) * FORWARD["BN"]
     parts = triton.cdiv(columns, span)
     lse, own, total = (x.x.new_empty(parts, k, rows, dtype=acc) for _ in range(3))
     count = x.x.new_empty(parts, rows if smooth else 0, dtype=torch.int32)
     with _device_of(x.x):
-        kernels.contrastive_lse[triton.cdiv(rows, sizes["BM"]), parts](
+        kernels.contrastive_lse[triton.cdiv(rows, FORWARD["BM"]), parts](
             x.x, y.x, edges, x.inverse, y.inverse, x.ids, y.ids, lse, own, total, count,
             rows, columns, span, x.x.stride(0), y.x.stride(0), shift,
-            K=k, KP=triton.next_power_of_2(k), WHOLE=whole(bounds, sizes["BD"]),
-            MASK=x.ids.numel() > 0,
-            SMOOTH=smooth, ACC=_tl(acc), PRECISION=precision, UPCAST=_upcast(x.x),
-            **sizes,
+            K=k, KP=triton.next_power_of_2(k), WHOLE=whole(bounds, FORWARD["BD"]),
+            MASK=x.ids.numel() > 0, SMOOTH=smooth, ACC=_tl(acc), PRECISION=precision,
+            UPCAST=_upcast(x.x), **FORWARD,
         )  # fmt: skip
     share = count.sum(0).to(acc).reciprocal() if smooth else None
     mean = None if share is None else total.sum(0) * share
@@ -107,25 +109,21 @@ def gradient(
     precision: str,
 ) -> Tensor:
     """dloss/dx, (n, D) in x's dtype; `weights` (K,) in the accumulator's."""
-    rows, columns, dim = len(x.x), len(y.x), x.x.shape[1]
-    k = len(bounds) - 1
+    rows, columns, k = len(x.x), len(y.x), len(bounds) - 1
     grad = torch.empty_like(x.x, memory_format=torch.contiguous_format)
-    if bounds[-1] < dim:
-        grad[:, bounds[-1] :] = 0
-    sizes = backward_sizes(x.x.dtype, precision)
-    none = x.inverse
-    sides = [none if t is None else t for t in target[:4]]
+    grad[:, bounds[-1] :] = 0
+    sides = [x.inverse if t is None else t for t in target[:4]]  # None: the kernel reads nothing
     for first in range(0, bounds[-1], GROUP):
-        cut = chunks(bounds, sizes["BD"], first, first + GROUP)
+        cut = chunks(bounds, BACKWARD["BD"], first, first + GROUP)
         with _device_of(x.x):
-            kernels.contrastive_grad[(triton.cdiv(rows, sizes["BM"]),)](
+            kernels.contrastive_grad[(triton.cdiv(rows, BACKWARD["BM"]),)](
                 x.x, y.x, edges, weights, x.inverse, y.inverse, x.flow, *sides, x.ids, y.ids, grad,
                 rows, columns, x.x.stride(0), y.x.stride(0), grad.stride(0), shift,
                 CHUNKS=cut, K=k, KP=triton.next_power_of_2(k),
-                WHOLE=whole(bounds, sizes["BD"]), N_CHUNKS=len(cut), OF_X=target.x is not None,
+                WHOLE=whole(bounds, BACKWARD["BD"]), N_CHUNKS=len(cut), OF_X=target.x is not None,
                 OF_Y=target.y is not None, HIT=target.hit, MASK=x.ids.numel() > 0,
                 SMOOTH=target.spread_x is not None, ACC=_tl(x.inverse.dtype), PRECISION=precision,
-                UPCAST=_upcast(x.x), **sizes,
+                UPCAST=_upcast(x.x), **BACKWARD,
             )  # fmt: skip
     return grad
 
@@ -149,13 +147,3 @@ def chunks(
         for c in range(bounds[k], bounds[k + 1], width)
         if start <= c < stop
     )
-
-
-def forward_sizes(dtype: torch.dtype, precision: str) -> dict[str, Any]:
-    """Tile sizes, warps and stages of `contrastive_lse`."""
-    return {"BM": 64, "BN": 64, "BD": 32, "num_warps": 4, "num_stages": 2}
-
-
-def backward_sizes(dtype: torch.dtype, precision: str) -> dict[str, Any]:
-    """Tile sizes, warps and stages of `contrastive_grad`."""
-    return {"BM": 32, "BN": 32, "BD": 32, "num_warps": 8, "num_stages": 2}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +71,8 @@ class TableGrad:
         if grad.layout != torch.strided:
             raise ValueError(f"table_grad= cannot add to a gradient of layout {grad.layout}")
         path.add_table(grad, shares, plan)
-        if self._hit is not None and self._owns(grad):
+        own = self._buffer is not None and grad.data_ptr() == self._buffer.data_ptr()
+        if own and self._hit is not None:
             self._hit |= plan.starts.diff() > 0
 
     def _replace(self, weight: Tensor, shares: Tensor, plan: BagPlan, path: ModuleType) -> None:
@@ -84,7 +84,7 @@ class TableGrad:
         if path is not host:
             if not self._fits(weight):
                 self._buffer = torch.empty_like(weight.detach())
-            path.overwrite_table(self._buffer, shares, plan)
+            path.add_table(self._buffer, shares, plan, overwrite=True)
         elif int(hit.sum()) > hit.numel() // FEW:
             # One pass that writes every row once beats clearing and adding. The old buffer goes
             # first, so that an allocator that keeps its pages gives the same memory back.
@@ -111,20 +111,9 @@ class TableGrad:
 
     def _fits(self, weight: Tensor) -> bool:
         b = self._buffer
-        return b is not None and (b.shape, b.dtype, b.device, b.stride()) == (
-            weight.shape,
-            weight.dtype,
-            weight.device,
-            weight.stride(),
-        )
-
-    def _owns(self, grad: Tensor) -> bool:
-        return self._buffer is not None and grad.data_ptr() == self._buffer.data_ptr()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> TableGrad:
-        """A copy of a model starts with a buffer of its own."""
-        return TableGrad()
+        like = (weight.shape, weight.dtype, weight.device, weight.stride())
+        return b is not None and (b.shape, b.dtype, b.device, b.stride()) == like
 
     def __reduce__(self) -> tuple[type[TableGrad], tuple[()]]:
-        """Pickled without its buffer."""
+        """Copied and pickled without its buffer: a copy of a model starts with one of its own."""
         return TableGrad, ()

@@ -25,8 +25,6 @@ from torch import Tensor
 from sse.common.errors import UserError
 from sse.loss.tiled import EXCLUDED, LossOptions, TextIds, Tiled, equal_texts
 
-__all__ = ["check_prefixes", "check_smoothing", "equal_texts", "matryoshka_loss"]
-
 # Query rows of a tile: fewer are slower, more are hardly faster and take more memory.
 TILE_ROWS = 256
 Backend = Literal["auto", "triton", "tiled", "dense"]
@@ -44,14 +42,13 @@ def check_prefixes(dims: Sequence[int], dim: int) -> tuple[int, ...]:
     return tuple(sorted(dims, reverse=True))
 
 
-def check_smoothing(label_smoothing: float) -> float:
-    """`label_smoothing`; UserError unless it is from 0 (none) to below 1."""
+def check_smoothing(label_smoothing: float) -> None:
+    """UserError unless `label_smoothing` is from 0 (none) to below 1."""
     if not 0 <= label_smoothing < 1:
         raise UserError(
             f"`label_smoothing` is {label_smoothing}: give a share of the target from 0 (none) to "
             "below 1, as 0.1"
         )
-    return label_smoothing
 
 
 def matryoshka_loss(
@@ -91,8 +88,8 @@ def matryoshka_loss(
     Raises:
         UserError: tensors or options that do not go together.
     """
+    _check(query, documents, dims, symmetric, first)
     ascending = sorted(zip(dims, weights or [1.0] * len(dims), strict=True))
-    _check(query, documents, [d for d, _ in ascending], symmetric, first)
     check_smoothing(label_smoothing)
     options = LossOptions(ascending, scale, symmetric, text_ids, first, label_smoothing)
     if backend not in get_args(Backend):
@@ -100,15 +97,16 @@ def matryoshka_loss(
     if backend == "auto":
         backend = "triton" if query.is_cuda and has_triton() else "tiled"
     if backend == "triton":
-        values = [w for _, w in ascending]
-        rest = (values, scale, symmetric, text_ids, first, label_smoothing)
-        return matryoshka_contrastive(query, documents, [d for d, _ in ascending], *rest)
+        rest = (weights, scale, symmetric, text_ids, first, label_smoothing)
+        return matryoshka_contrastive(query, documents, dims, *rest)
     if backend == "dense":
         return _dense(query, documents, options)
     return Tiled.apply(query, documents, options, tile)
 
 
-def _check(query: Tensor, documents: Tensor, dims: list[int], symmetric: bool, first: int) -> None:
+def _check(
+    query: Tensor, documents: Tensor, dims: Sequence[int], symmetric: bool, first: int
+) -> None:
     if query.dtype != documents.dtype or query.device != documents.device:
         raise UserError(
             f"the loss's queries are {query.dtype} on {query.device}, its documents "

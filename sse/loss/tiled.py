@@ -34,18 +34,14 @@ EXCLUDED = -1e9
 # Elements of a tile, over all dims, that are worth another thread: a millisecond of
 # `sse.loss._tiled`.
 THREAD_WORK = 1 << 20
-ALL = slice(None)
 
 TextIds = tuple[Tensor, Tensor]
 
 
 class LossOptions(NamedTuple):
-    """The arguments of `matryoshka_loss` besides its vectors.
+    """The arguments of `matryoshka_loss` besides its vectors."""
 
-    `dims` are (dim, weight), smallest first.
-    """
-
-    dims: list[tuple[int, float]]
+    dims: list[tuple[int, float]]  # (dim, weight), smallest first
     scale: float
     symmetric: bool
     text_ids: TextIds | None
@@ -74,10 +70,9 @@ class Tiled(torch.autograd.Function):
         rows = [slice(i, min(i + tile, len(query))) for i in range(0, len(query), tile)]
         grad_q, grad_d = torch.zeros_like(query), torch.zeros_like(documents)
         by_d = torch.zeros_like(batch.norm2_d)
-        buffer, columns = _buffer(batch, tile), None
-        if options.symmetric:
-            # Document -> query needs each column's softmax over all rows before any gradient.
-            columns = _columns(batch, rows)
+        buffer = _buffer(batch, tile)
+        # Document -> query needs each column's softmax over all rows before any gradient.
+        columns = _columns(batch, rows) if options.symmetric else None
         loss = query.new_zeros(())
         for part in rows:
             if buffer is None:
@@ -136,10 +131,10 @@ class _Batch:
 
 
 class _Columns(NamedTuple):
-    """Of each positive's column, (B,): log-sum-exp over the queries, per dim; how many count."""
+    """Of the positives' columns, (B,)."""
 
-    lse: list[Tensor]
-    count: Tensor
+    lse: list[Tensor]  # log-sum-exp over the queries, per dim
+    count: Tensor  # how many queries count
 
 
 def _columns(batch: _Batch, rows: list[slice]) -> _Columns:
@@ -156,23 +151,16 @@ def _columns(batch: _Batch, rows: list[slice]) -> _Columns:
 
 
 class _Tile(NamedTuple):
-    """What a tile leaves for the gradients.
+    """What a tile leaves for the gradients."""
 
-    Attributes:
-        loss: of its rows, weighted.
-        grams: (rows, M) per dim: dloss/dG, summed over this dim and those above it.
-        by_q: (dims, rows): sum_j P_ij S_ij, for the queries' norms.
-    """
-
-    loss: Tensor | float
-    grams: Sequence[Tensor] | Tensor
-    by_q: Tensor
+    loss: Tensor | float  # of its rows, weighted
+    grams: Sequence[Tensor] | Tensor  # dloss/dG, (rows, M) per dim, summed with the dims above it
+    by_q: Tensor  # sum_j P_ij S_ij, (dims, rows), for the queries' norms
 
 
 def _tile(batch: _Batch, part: slice, columns: _Columns | None, by_d: Tensor) -> _Tile:
     """By torch's operations; adds sum_i P_ij S_ij to `by_d` (dims, M), for the documents' norms."""
-    loss = batch.query.new_zeros(())
-    grams, by_q = [], []
+    loss, grams, by_q = batch.query.new_zeros(()), [], []
     excluded = batch.excluded(part)
     spread = _spread(batch, part, columns, excluded) if batch.options.label_smoothing else None
     for k, logits in enumerate(batch.logits(part, excluded)):
@@ -253,12 +241,7 @@ def _residual(
 ) -> tuple[Tensor, Tensor]:
     """Softmax - target, (rows, M), and the sum of the rows' cross-entropies at one dim.
 
-    Args:
-        batch: of which these are some rows.
-        part: the rows.
-        logits: (rows, M).
-        columns: log-sum-exp of the positives' columns where document -> query counts too.
-        spread: `_spread`, or None without label smoothing.
+    `columns` is the log-sum-exp of the positives' columns where document -> query counts too.
     """
     b, diagonal = len(batch.query), batch.options.first + part.start
     hit = 1 - batch.options.label_smoothing
@@ -292,7 +275,7 @@ def _spread(
     return spread if excluded is None else spread.masked_fill_(excluded, 0)
 
 
-def equal_texts(query_ids: Tensor, document_ids: Tensor, part: slice = ALL) -> Tensor:
+def equal_texts(query_ids: Tensor, document_ids: Tensor, part: slice = slice(None)) -> Tensor:
     """False negatives: (rows, M) bool, True where a document says the same as the row's own pair.
 
     Document j is no negative of query i when its text equals positive i, when it equals query i,

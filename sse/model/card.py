@@ -41,7 +41,8 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
     name = facts.get("name", "Stable Static Embedding")
     rows, dim = module.embedding.weight.shape
     metrics: Metrics = facts.get("metrics", {})
-    norm = NORM_FORMS[module.norm_name]
+    norm, limit = NORM_FORMS[module.norm_name], module.text_tokenizer.max_tokens
+    exception = "" if limit is None else f" but the {limit} tokens it was trained with"
     header: dict[str, Any] = {
         "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction",
                  "static-embedding", "stable-static-embedding"],
@@ -54,10 +55,9 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n",
         f"# {name}\n",
         "A static text embedding: one table row per WordPiece token, their mean, then "
-        f"{norm.text}. No attention, no length limit"
-        f"{_limit(module)}. {rows:,} tokens x {dim} dimensions, {rows * dim / 1e6:.1f} M "
-        "parameters; vectors may be cut to a Matryoshka dimension (`truncate_dim`). "
-        "Similarity: cosine.\n",
+        f"{norm.text}. No attention, no length limit{exception}. {rows:,} tokens x {dim} "
+        f"dimensions, {rows * dim / 1e6:.1f} M parameters; vectors may be cut to a Matryoshka "
+        "dimension (`truncate_dim`). Similarity: cosine.\n",
         f"## Use\n\n```python\n{SNIPPET}```\n",
     ]
     if metrics:
@@ -71,12 +71,6 @@ def write_card(path: Path, module: SSE, facts: dict[str, Any]) -> None:
         parts.append("## Notes\n\n" + "\n".join(f"- {line}" for line in notes) + "\n")
     parts.append(f"Made with stable-static-embedding {__version__}.\n")
     path.write_text("\n".join(parts), "utf-8")
-
-
-def _limit(module: SSE) -> str:
-    """The exception to "no length limit", where there is one."""
-    limit = module.text_tokenizer.max_tokens
-    return "" if limit is None else f" but the {limit} tokens it was trained with"
 
 
 def _model_index(metrics: Metrics) -> list[dict[str, Any]]:

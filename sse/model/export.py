@@ -19,12 +19,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import (
-    Dense,
-    LayerNorm,
-    Normalize,
-    StaticEmbedding,
-)
+from sentence_transformers.sentence_transformer import modules
 from torch import Tensor, nn
 
 from sse.common.digests import write_config
@@ -56,7 +51,10 @@ def export(
         UserError: a folder that holds anything else, or a file of that name.
     """
     target = Path(folder)
-    _check_target(target)
+    if target.is_file():
+        raise UserError(f"{target} is a file: give a folder to write the model to")
+    if target.is_dir() and any(target.iterdir()) and not (target / "modules.json").exists():
+        raise UserError(f"{target} holds files that are no model: give an empty or a new folder")
     module = model if isinstance(model, SSE) else model[0]
     native = SentenceTransformer(modules=native_modules(module), device="cpu")
     native.similarity_fn_name = "cosine"
@@ -85,43 +83,35 @@ def export(
 def native_modules(module: SSE) -> list[nn.Module]:
     """The sentence-transformers modules that compute the same as `module`."""
     vectors = {name: v.float().cpu() for name, v in module.norm.vectors().items()}
-    modules: list[nn.Module] = [_table(module)]
+    natives: list[nn.Module] = [_table(module)]
     for step in NORM_FORMS[module.norm_name].steps:
         if isinstance(step, Diagonal):
             shift = None if step.shift is None else vectors[step.shift]
-            modules.append(_diagonal(vectors[step.scale], shift, getattr(nn, step.activation)()))
+            natives.append(_diagonal(vectors[step.scale], shift, getattr(nn, step.activation)()))
         elif isinstance(step, Standard):
-            layer = LayerNorm(module.dim)
+            layer = modules.LayerNorm(module.dim)
             layer.norm.load_state_dict(vectors)
-            modules.append(layer)
+            natives.append(layer)
         else:
-            modules.append(Normalize())
-    return modules
+            natives.append(modules.Normalize())
+    return natives
 
 
-def _table(module: SSE) -> StaticEmbedding:
+def _table(module: SSE) -> modules.StaticEmbedding:
     """The native module of table and tokenizer, which cuts texts at `max_tokens`."""
     table = module.embedding.weight.detach().float().cpu().contiguous()
     tokenizer = copy.deepcopy(module.tokenizer)
     if module.text_tokenizer.max_tokens:
         tokenizer.enable_truncation(module.text_tokenizer.max_tokens)
-    return StaticEmbedding(tokenizer, embedding_weights=table)
+    return modules.StaticEmbedding(tokenizer, embedding_weights=table)
 
 
-def _diagonal(scale: Tensor, bias: Tensor | None, activation: nn.Module) -> Dense:
+def _diagonal(scale: Tensor, bias: Tensor | None, activation: nn.Module) -> modules.Dense:
     """The map activation(scale * x + bias) as a Dense module; scale and bias are (D,)."""
     dim = len(scale)
-    dense = Dense(dim, dim, bias=bias is not None, activation_function=activation)
+    dense = modules.Dense(dim, dim, bias=bias is not None, activation_function=activation)
     with torch.no_grad():
         dense.linear.weight.copy_(torch.diag(scale.detach()))
         if bias is not None:
             dense.linear.bias.copy_(bias)
     return dense
-
-
-def _check_target(target: Path) -> None:
-    """UserError for a target that `export` must not replace."""
-    if target.is_file():
-        raise UserError(f"{target} is a file: give a folder to write the model to")
-    if target.is_dir() and any(target.iterdir()) and not (target / "modules.json").exists():
-        raise UserError(f"{target} holds files that are no model: give an empty or a new folder")

@@ -33,9 +33,7 @@ class SSEModel(SentenceTransformer):
         """Write the folder of `sse.export`; further arguments have no effect."""
         export(self, path)
 
-    def save_pretrained(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write the folder of `sse.export`; further arguments have no effect."""
-        self.save(path)
+    save_pretrained = save
 
 
 def load(path: str | os.PathLike[str], **kwargs: Any) -> SSEModel:

@@ -25,6 +25,9 @@ GateVectors = tuple[Tensor, Tensor, Tensor]
 class Norm(nn.Module):
     """The methods that the model and its folder call on a norm."""
 
+    def __init__(self, dim: int, alpha_init: float = 0.5) -> None:
+        super().__init__()
+
     def fused(self) -> GateVectors | None:
         """(alpha, beta, bias), each (D,), if y = beta * tanh(alpha * x + bias): one fused op."""
         return None
@@ -49,7 +52,7 @@ class Gate(Norm):
     """
 
     def __init__(self, dim: int, alpha_init: float = 0.5) -> None:
-        super().__init__()
+        super().__init__(dim)
         self.alpha = nn.Parameter(torch.full((dim,), float(alpha_init)))
         self.beta = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
@@ -168,7 +171,7 @@ class RMSNorm(Norm):
     """
 
     def __init__(self, dim: int, alpha_init: float = 0.5) -> None:
-        super().__init__()
+        super().__init__(dim)
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -188,7 +191,7 @@ class Gain(Norm):
     """y = gain * x, a gate without non-linearity and bias; dL/dgain = sum_b g * x."""
 
     def __init__(self, dim: int, alpha_init: float = 0.5) -> None:
-        super().__init__()
+        super().__init__(dim)
         self.gain = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -198,9 +201,6 @@ class Gain(Norm):
 
 class NoNorm(Norm):
     """y = x."""
-
-    def __init__(self, dim: int, alpha_init: float = 0.5) -> None:
-        super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, D) to itself."""
@@ -229,4 +229,4 @@ def check_norm(name: str) -> None:
 def make_norm(name: str, dim: int, alpha_init: float = 0.5) -> Norm:
     """The norm `name` of `dim` dimensions; only gates use `alpha_init`."""
     check_norm(name)
-    return NORMS[name](dim, alpha_init)  # type: ignore[call-arg]  # each class takes both
+    return NORMS[name](dim, alpha_init)

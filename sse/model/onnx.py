@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sse.common.errors import UserError, import_extra
 from sse.common.files import atomic_file
 from sse.model.folder import ModelFolder, read_folder
 from sse.model.norm_forms import LAYERNORM_EPS, NORM_FORMS, TINY, Diagonal, Standard
 from sse.model.quantise import truncate
-from sse.text.token_batch import TokenBatch
 
 OPSET, IR_VERSION = 18, 9  # onnxruntime 1.15 and onnxruntime-web read these
 MAX_BYTES = 2**31 - 2**20  # of a table: a protobuf file holds 2 GB
@@ -62,24 +60,13 @@ def export_onnx(
     return Path(target)
 
 
-def padded(batch: TokenBatch) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The graph's inputs, ids and mask, both (texts, most tokens per text), of a ragged batch."""
-    lengths = batch.lengths
-    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
-    ids = np.zeros(mask.shape, np.int64)
-    ids[mask] = batch.ids
-    return ids, mask.astype(np.int64)
-
-
 def _graph(onnx: Any, model: ModelFolder) -> Any:
     """The ONNX model, for B texts of T tokens; padding adds zeros to a matrix product."""
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    dim = model.rows.shape[1]
     values: dict[str, Any] = {"table": model.table, **model.vectors}
-    values |= {"tokens": np.array([1], np.int64), "one": np.float32(1)}
     node = helper.make_node
     norm, constants = _norm(node, model.norm)
-    values |= constants
+    values |= {"tokens": np.array([1], np.int64), "one": np.float32(1), **constants}
     nodes = [
         node("Gather", ["table", "input_ids"], ["rows"]),  # (B, T, D)
         node("Cast", ["attention_mask"], ["mask"], to=onnx.TensorProto.FLOAT),
@@ -94,7 +81,7 @@ def _graph(onnx: Any, model: ModelFolder) -> Any:
     info = helper.make_tensor_value_info
     int64, shape = onnx.TensorProto.INT64, ["batch", "tokens"]
     inputs = [info(name, int64, shape) for name in ("input_ids", "attention_mask")]
-    output = info("sentence_embedding", onnx.TensorProto.FLOAT, ["batch", dim])
+    output = info("sentence_embedding", onnx.TensorProto.FLOAT, ["batch", model.rows.shape[1]])
     tensors = [
         numpy_helper.from_array(np.array(value, order="C"), name) for name, value in values.items()
     ]

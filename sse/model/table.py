@@ -75,10 +75,7 @@ class EmbeddingTable:
         return out
 
     def mean(
-        self,
-        ids: NDArray[np.integer],
-        offsets: NDArray[np.int64],
-        out: NDArray[np.float32],
+        self, ids: NDArray[np.integer], offsets: NDArray[np.int64], out: NDArray[np.float32]
     ) -> None:
         """Write the mean of each text's rows, cut to the columns of `out`; 0 for no ids.
 

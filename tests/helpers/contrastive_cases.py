@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from sse_kernels import matryoshka_contrastive
-from sse_kernels.reference import matryoshka_contrastive_reference
 
+from tests.helpers.kernels_references import matryoshka_contrastive_reference
 from tests.helpers.tolerances import assert_within, contrastive_bounds, stored
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

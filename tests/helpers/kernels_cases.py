@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import sse_kernels as k
 import torch
-from sse_kernels.reference import bag_dyt_reference, bag_mean_reference
 
+from tests.helpers.kernels_references import bag_dyt_reference, bag_mean_reference
 from tests.helpers.tolerances import OPERATIONS, assert_within, roots, rounding, stored
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

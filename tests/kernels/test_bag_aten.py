@@ -6,7 +6,6 @@ import sse_kernels as k
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sse_kernels.reference import sech2
 
 from tests.helpers.kernels_cases import (
     DTYPES,
@@ -18,6 +17,7 @@ from tests.helpers.kernels_cases import (
     problem,
     run,
 )
+from tests.helpers.kernels_references import sech2
 
 
 @pytest.fixture(autouse=True)

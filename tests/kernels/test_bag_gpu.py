@@ -176,7 +176,7 @@ def test_backward_scratch_is_a_fifth_of_atens():
         return torch.cuda.max_memory_allocated() - before - table
 
     p = big(bags=4096).cuda()
-    from sse_kernels.reference import bag_dyt_reference
+    from tests.helpers.kernels_references import bag_dyt_reference
 
     ours = scratch(lambda w, *g: k.bag_dyt(w, p.ids, p.offsets, *g), p)
     aten = scratch(lambda w, *g: bag_dyt_reference(w, p.ids, p.offsets, *g), p)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from sse_kernels.reference import bag_dyt_reference, matryoshka_contrastive_reference
 
 from tests.helpers import contrastive_cases, kernels_cases
+from tests.helpers.kernels_references import bag_dyt_reference, matryoshka_contrastive_reference
 from tests.helpers.tolerances import rounding
 
 BAG = kernels_cases.problem([9, 0, 40, 3, 17], vocab=30, dim=16)

@@ -14,7 +14,8 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.sentence_transformer.modules import Module
 
 from sse.common.errors import UserError
-from sse.loss.matryoshka import check_prefixes, check_smoothing, equal_texts, matryoshka_loss
+from sse.loss.matryoshka import check_prefixes, check_smoothing, matryoshka_loss
+from sse.loss.tiled import equal_texts
 from tests.helpers.loss_cases import assert_loss, ours, vectors
 from tests.helpers.tolerances import assert_within, contrastive_bounds
 

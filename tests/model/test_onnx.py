@@ -6,7 +6,7 @@ import pytest
 import sse
 from sse.common.errors import UserError
 from sse.model.norm_forms import NORM_FORMS
-from sse.model.onnx import export_onnx, padded
+from sse.model.onnx import export_onnx
 from sse.serving.encoder import Encoder
 from tests.helpers.tolerances import assert_within, text_vectors
 
@@ -14,6 +14,14 @@ onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
 
 TEXTS = ["red circle", "", "large blue square over the small green one", "é漢🎉", "red x " * 20]
+
+
+def padded(batch):
+    """The graph's inputs, ids and mask, both (texts, most tokens per text), of a ragged batch."""
+    mask = np.arange(batch.lengths.max(initial=0)) < batch.lengths[:, None]
+    ids = np.zeros(mask.shape, np.int64)
+    ids[mask] = batch.ids
+    return ids, mask.astype(np.int64)
 
 
 def run(path, batch):
