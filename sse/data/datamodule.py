@@ -74,10 +74,9 @@ class SSEDataModule(L.LightningDataModule):
                 f"batch_size is {batch_size}: give at least 2, since a batch's other pairs are its "
                 "negatives"
             )
-        if cap is not None and cap < 2:
-            raise UserError(f"cap is {cap}: give at least 2 pairs per set")
-        if pairs is not None and pairs < 2:
-            raise UserError(f"pairs is {pairs}: give at least 2")
+        for name, count in (("cap", cap), ("pairs", pairs)):
+            if count is not None and count < 2:
+                raise UserError(f"{name} is {count}: give at least 2")
         if batches not in ORDERS:
             raise UserError(f"batches is '{batches}': choose one of {', '.join(ORDERS)}")
         if device_cache not in MODES:
