@@ -48,7 +48,7 @@ lint: .venv/.dev
 
 # The documentation, into site/; a broken link or reference is an error.
 docs: .venv/.dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Speed: ARGS, ENCODING and TRAINING are the three benchmarks' options; without TRAINING two run.
 bench: .venv/.dev

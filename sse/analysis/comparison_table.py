@@ -23,7 +23,6 @@ def to_markdown(
     by: str,
     within: str | None = None,
     metric: str = "ndcg@10",
-    collection: str = MEAN,
 ) -> str:
     """Rows: the levels of `by`, then their differences; columns: dims, or the levels of `within`.
 
@@ -33,14 +32,13 @@ def to_markdown(
         by: the option in the rows.
         within: the option in the columns, one dimension only; None for the dimensions.
         metric: for the caption.
-        collection: a collection or `mean`.
 
     Returns:
         A caption that states every choice, and the table. A bold difference is significant; one
         that is not says "within noise".
     """
     column = within or "dim"
-    rows = summary[summary["collection"] == collection]
+    rows = summary[summary["collection"] == MEAN]
     keys = _order(rows[column])
     head = [by, *(f"{key} dims" for key in keys)]
     if within:
@@ -56,7 +54,7 @@ def to_markdown(
             of = {row[column]: row for _, row in part.iterrows()}
             name = f"{label(value)} − {label(part['reference'].iloc[0])}"
             lines.append([name, *(_difference(of.get(key)) for key in keys)])
-    return f"{_caption(rows, summary, differences, metric, collection)}\n\n{markdown(head, lines)}"
+    return f"{_caption(summary, differences, metric)}\n\n{markdown(head, lines)}"
 
 
 def details(differences: pd.DataFrame, within: Sequence[str] = ()) -> str:
@@ -77,7 +75,7 @@ def details(differences: pd.DataFrame, within: Sequence[str] = ()) -> str:
             *(_p(row[name]) for name in ("p", "p_holm")),
             *(_number(row[name]) for name in ("dz_seeds", "dz_queries")),
             moved,
-            f"{row['n']} seeds, {row['queries']:,} queries",
+            f"{row['n']} seed{'s' * (row['n'] > 1)}, {row['queries']:,} queries",
             verdict(row),
         ])  # fmt: skip
     return markdown(head, lines)
@@ -115,20 +113,12 @@ def signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", "−")
 
 
-def _caption(
-    rows: pd.DataFrame,
-    summary: pd.DataFrame,
-    differences: pd.DataFrame | None,
-    metric: str,
-    collection: str,
-) -> str:
+def _caption(summary: pd.DataFrame, differences: pd.DataFrame | None, metric: str) -> str:
     names = [name for name in dict.fromkeys(summary["collection"]) if name != MEAN]
     over = (
         f"mean over {len(names)} collections ({', '.join(names)})" if len(names) > 1 else names[0]
     )
-    if collection != MEAN:
-        over = collection
-    ns = sorted(set(rows["n"]))
+    ns = sorted(set(summary["n"]))
     seeds = " or ".join(str(n) for n in ns)
     one = "; n = 1 has no interval" if 1 in ns else ""
     text = (

@@ -1,4 +1,4 @@
-"""`sse encode`: texts of a file to vectors in another."""
+"""`sse encode`: from a file of texts to a file of vectors."""
 
 from __future__ import annotations
 
@@ -7,35 +7,15 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Iterator
+from itertools import chain, islice
 
+from sse.cli.options import Run, add_input, add_model, add_output, bar
 from sse.common.errors import UserError
 from sse.model.quantise import PRECISIONS, width
 from sse.serving.encoder import Encoder
 from sse.serving.vector_files import OUTPUTS, check_target, output_format, vector_file
-from sse.text.records import FORMATS, Record, read_records
-
-Run = Callable[[argparse.Namespace], None]
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that encodes."""
-    parser.add_argument("-m", "--model", required=True, metavar="DIR", help="folder of a model")
-    parser.add_argument("--dim", type=int, help="first dimensions only (Matryoshka)")
-    parser.add_argument(
-        "--batch-size", type=int, default=1024, help="texts a thread takes at a time"
-    )
-    parser.add_argument(
-        "--no-fast", action="store_true", help="Hugging Face's tokenizer in any case"
-    )
-
-
-def add_input(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that reads texts."""
-    add = parser.add_argument
-    add("--from", dest="form", choices=FORMATS, help="format of IN (default: by its name)")
-    add("--column", help="column of the texts (default: text, or the only one)")
+from sse.text.records import Record, read_records
 
 
 def encode(parser: argparse.ArgumentParser) -> Run:
@@ -55,27 +35,30 @@ def encode(parser: argparse.ArgumentParser) -> Run:
     add("target", metavar="OUT")
     add_model(parser)
     add_input(parser)
-    add("--to", choices=OUTPUTS, help="format of OUT (default: by its name)")
-    add("--keep", nargs="+", default=[], metavar="COLUMN", help="columns to pass on")
+    add("--to", dest="form", choices=OUTPUTS, help="format of OUT (default: by its name)")
+    add(
+        "--keep",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="columns to write beside the vectors",
+    )
     add("--no-text", action="store_true", help="leave the texts out of OUT")
     add("--no-normalize", action="store_true", help="do not scale vectors to length 1")
-    add("--precision", choices=PRECISIONS, default="float32")
-    add("--prompt", metavar="NAME", help="the model's prompt to put first, such as query")
-    add("--force", action="store_true", help="replace OUT if it exists")
-    add("--quiet", action="store_true", help="no progress bar, no summary")
-    add("--json", action="store_true", help="the summary as JSON")
+    add("--precision", choices=PRECISIONS, default="float32", help="of OUT (default: float32)")
+    add("--prompt", metavar="NAME", help="the model's prompt before each text, such as query")
+    add_output(parser)
     return _encode
 
 
 def _encode(args: argparse.Namespace) -> None:
-    form = output_format(args.target, args.to)
+    form = output_format(args.target, args.form)
     if args.target != "-":
         check_target(args.target, args.force)
     if form == "npy" and args.keep:
         raise UserError(f"npy holds vectors only: drop --keep {' '.join(args.keep)}")
-    rows = read_records(args.source, args.form, args.column, args.keep)
-    # The first row before the model: a bad input should fail before anything is loaded.
-    rows = _chain(list(islice(rows, 1)), rows)
+    rows = read_records(args.source, args.input_form, args.column, args.keep)
+    rows = chain(list(islice(rows, 1)), rows)  # a bad input fails before the model is loaded
     model = Encoder(args.model, args.dim, fast=not args.no_fast)
     columns, dtype = width(model.dim, args.precision)
     start, count = time.perf_counter(), 0
@@ -118,30 +101,6 @@ def _summary(args: argparse.Namespace, model: Encoder, count: int, seconds: floa
             f"{count:,} texts in {seconds:.1f} s ({facts['texts_per_second']:,.0f}/s, "
             f"{info['tokenizer']}) -> {args.target}"
         )
-    # Standard output is the vectors' when they go there.
+    # With `-` standard output has the vectors.
     stream = sys.stderr if args.target == "-" or not args.json else sys.stdout
     stream.write(line + "\n")
-
-
-def _chain(head: list[Record], rest: Iterator[Record]) -> Iterator[Record]:
-    yield from head
-    yield from rest
-
-
-class bar:  # noqa: N801  a context manager, used like a function
-    """A progress bar on a terminal, silence elsewhere."""
-
-    def __init__(self, what: str, quiet: bool) -> None:
-        self.what, self.quiet = what, quiet or not sys.stderr.isatty()
-
-    def __enter__(self) -> Callable[[int], object]:
-        if self.quiet:
-            return lambda n: None
-        from tqdm import tqdm  # slow to import
-
-        self.bar = tqdm(desc=self.what, unit=" texts", unit_scale=True)
-        return self.bar.update
-
-    def __exit__(self, *_: object) -> None:
-        if not self.quiet:
-            self.bar.close()

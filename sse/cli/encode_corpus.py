@@ -1,9 +1,9 @@
-"""A corpus to shards of vectors on every core of a machine or a Ray cluster.
+"""Encode a corpus to shards of vectors, on every core of a machine or of a Ray cluster.
 
-An input file makes one shard; a large parquet file makes several, cut at row groups. One worker per
-core reads, encodes and writes a shard at a time: split a large file of JSON lines first. A shard
-appears whole, so a run that was stopped, killed or lost its cluster goes on with the shards that
-are missing, and ends with the same bytes. A run with another model, input or options is refused.
+An input file makes one shard; a large parquet file makes several, cut at row groups. Each core
+encodes one shard at a time: split a large file of JSON lines first. The same command goes on after
+a stop with the missing shards, and ends with the same bytes. It refuses another model, input or
+options.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sse.cli.options import add_no_fast, option_names
 from sse.common.arguments import Parser
 from sse.common.errors import MissingExtra, Stopped, UserError, one_line
 from sse.common.ray_session import ray_session
@@ -29,16 +30,16 @@ from sse.serving.corpus_batches import find_columns
 from sse.serving.corpus_files import Shard, find_files
 from sse.serving.encoder import Encoder
 from sse.serving.ray_workers import write_shards
-from sse.serving.shards import PRECISIONS, REJECTED, Job, Store, shard_name, shards_to_write
+from sse.serving.shards import REJECTED, SHARD_PRECISIONS, Job, Store, shard_name, shards_to_write
 from sse.serving.threads import cores
 
 REJECTED_EXIT = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code.
+    """Run the command and return its exit code.
 
-    0 all rows encoded; 3 all done, but rows were set aside; otherwise those of
+    0: all rows are encoded. 3: done, but some rows were rejected. Otherwise the codes of
     `sse.common.errors.one_line`: 2 bad input, 1 a full disk, 128 + the signal that stopped the run.
     """
     totals: dict[str, Any] = {}
@@ -47,21 +48,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None, totals: dict[str, Any]) -> None:
-    parser = Parser(prog="encode.py", description=__doc__)
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    with option_names(parser):
+        totals |= encode_corpus(args)
+    if args.json:
+        sys.stdout.write(json.dumps(totals) + "\n")
+    elif not args.quiet:
+        sys.stdout.write(_summary(args.target, totals) + "\n")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="encode_corpus.py", description=__doc__)
     add = parser.add_argument
     add("source", metavar="IN", help="parquet or jsonl(.gz): a file, a folder or a glob; or a URL")
     add("target", metavar="OUT", help="folder of the shards (part-00000.parquet ...), or a URL")
-    add("-m", "--model", required=True, metavar="FOLDER")
-    add("--cluster", metavar="ADDRESS", help="of a Ray cluster, or auto (default: this machine)")
-    add("--workers", type=int, help="actors, one core each (default: as many as there are cores)")
+    add("-m", "--model", required=True, metavar="FOLDER", help="of a model")
+    add(
+        "--cluster",
+        metavar="ADDRESS",
+        help="of a Ray cluster, or auto (default: this machine alone)",
+    )
+    add("--workers", type=int, help="processes with one core each (default: one per core)")
     add("--text", metavar="COLUMN", help="of the texts (default: text, or the only one)")
-    add("--id", metavar="COLUMN", help="carried through (default: id or _id, or else file and row)")
-    add("--keep", nargs="+", default=[], metavar="COLUMN", help="further columns to carry through")
+    add("--id", metavar="COLUMN", help="of the ids (default: id or _id, otherwise file and row)")
+    add("--keep", nargs="+", default=[], metavar="COLUMN", help="further columns for the shards")
     add("--dim", type=int, help="first dimensions only (Matryoshka)")
-    add("--precision", choices=PRECISIONS, default="float32")
-    add("--prompt", metavar="NAME", help="the model's prompt to put first, such as query")
+    add("--precision", choices=SHARD_PRECISIONS, default="float32", help="(default: float32)")
+    add("--prompt", metavar="NAME", help="the model's prompt before each text, such as query")
     add("--no-normalize", action="store_true", help="do not scale vectors to length 1")
-    add("--no-fast", action="store_true", help="Hugging Face's tokenizer in any case")
+    add_no_fast(parser)
     add(
         "--shard_rows",
         "--shard-rows",
@@ -69,24 +85,19 @@ def _main(arguments: Sequence[str] | None, totals: dict[str, Any]) -> None:
         default=100_000,
         metavar="N",
         help="parquet: a shard ends with the row group that brings it to N rows (default: 100000); "
-        "JSON lines: no matter, a file is a shard",
+        "a file of JSON lines is always one shard",
     )
     add("--quiet", action="store_true", help="no progress, no summary")
     add("--json", action="store_true", help="the summary as JSON")
-    args = parser.parse_args(arguments)
-    totals |= encode_corpus(args)
-    if args.json:
-        sys.stdout.write(json.dumps(totals) + "\n")
-    elif not args.quiet:
-        sys.stdout.write(_summary(args.target, totals) + "\n")
+    return parser
 
 
 def encode_corpus(args: argparse.Namespace) -> dict[str, Any]:
-    """Write the shards that are missing; the totals of all.
+    """Write the missing shards and return the totals of all.
 
     Raises:
-        UserError: anything wrong with the input, the model, the output or the options.
-        Stopped: by Ctrl-C or SIGTERM, with whole shards left.
+        UserError: the input, the model, the output or an option is wrong.
+        Stopped: by Ctrl-C or SIGTERM; finished shards stay.
     """
     if importlib.util.find_spec("ray") is None:
         raise MissingExtra("ray")
@@ -96,7 +107,7 @@ def encode_corpus(args: argparse.Namespace) -> dict[str, Any]:
     if store.system.isfile(store.root):
         raise UserError(f"{args.target} is a file: name a folder for the shards")
     model = Encoder(args.model, args.dim, fast=not args.no_fast)
-    model.encode("", prompt_name=args.prompt)  # whether the model has the prompt
+    model.encode("", prompt_name=args.prompt)  # raises if the model lacks the prompt
     files = find_files(args.source)
     columns = find_columns(files, args.text, args.id, args.keep)
     job = Job(
@@ -109,14 +120,14 @@ def encode_corpus(args: argparse.Namespace) -> dict[str, Any]:
         normalize=not args.no_normalize,
         fast=not args.no_fast,
     )
-    _ = job.schema  # whether the precision fits the dimensions
+    _ = job.schema  # raises if the precision does not fit the dimensions
     with _only_run(store):
         return _run(args, job, store, shards_to_write(store, job, files, args.shard_rows))
 
 
 @contextlib.contextmanager
 def _only_run(store: Store) -> Iterator[None]:
-    """Keep two runs of this machine from one local folder, and leave nothing unfinished there."""
+    """Refuse a second run of this machine in a local folder, and remove unfinished files."""
     with contextlib.ExitStack() as stack:
         if store.local:
             Path(store.root).mkdir(parents=True, exist_ok=True)
@@ -134,7 +145,7 @@ def _only_run(store: Store) -> Iterator[None]:
 def _run(
     args: argparse.Namespace, job: Job, store: Store, shards: Sequence[Shard]
 ) -> dict[str, Any]:
-    """Write the missing shards; totals of all."""
+    """Write the missing shards and return the totals of all."""
     present = store.names()
     missing = [shard for shard in shards if shard_name(shard.number) not in present]
     progress = Progress(len(shards), len(shards) - len(missing), args.quiet)
@@ -142,7 +153,7 @@ def _run(
     if missing:
         try:
             with ray_session(args.cluster, min(args.workers or cores(), len(missing))):
-                interrupt_on_sigterm()  # Ray has put its own handler in its place
+                interrupt_on_sigterm()  # Ray has replaced the handler
                 for outcome in write_shards(job, missing, args.workers, args.cluster):
                     if outcome["errno"]:
                         raise OSError(outcome["errno"], outcome["fault"])
@@ -172,7 +183,7 @@ def _run(
 
 
 class Progress:
-    """Shards, texts per second and the time left, on standard error."""
+    """Shards, texts per second and the remaining time, on standard error."""
 
     def __init__(self, total: int, done: int, quiet: bool) -> None:
         self.total, self.done, self.quiet = total, done, quiet
@@ -182,16 +193,16 @@ class Progress:
             sys.stderr.write(f"{done} of {total} shards are there; {total - done} to encode\n")
 
     def shard(self, texts: int) -> None:
-        """Count a shard."""
+        """Count one more shard with so many texts."""
         self.done, self.new, self.texts = self.done + 1, self.new + 1, self.texts + texts
         now = time.perf_counter()
         if self.quiet or now - self.shown < (0.2 if self.terminal else 30):
             return
         self.shown, seconds = now, now - self.start
-        left = seconds / self.new * (self.total - self.done)
+        remaining = seconds / self.new * (self.total - self.done)
         line = (
             f"shards {self.done}/{self.total}, {self.texts / seconds:,.0f} texts/s, "
-            f"{left / 60:,.1f} min left"
+            f"{remaining / 60:,.1f} min left"
         )
         sys.stderr.write(f"\r{line:<70}" if self.terminal else f"{line}\n")
         sys.stderr.flush()

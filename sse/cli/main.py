@@ -1,18 +1,18 @@
 """The command `sse`: train, encode, evaluate, export, info, index, search.
 
-Each command's module is imported when it is asked for, so `sse --help` and `sse encode` start
-without torch. Exit codes are those of `sse.common.errors.one_line`: 0 success, 1 a full disk, 2
-bad input or a missing extra, 130 Ctrl-C.
+Only the module of the running command is imported, so `sse --help` and `sse encode` start without
+torch. Exit codes are those of `sse.common.errors.one_line`: 0 success, 1 a full disk, 2 bad input
+or a missing extra, 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
+from sse.cli.options import Run, option_names
 from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line, script_imports
 from sse.common.signals import stopped_by_signals
@@ -20,12 +20,12 @@ from sse.common.version import __version__
 
 COMMANDS = {
     "train": ("sse.cli.model", "train a model (extra `train`)"),
-    "encode": ("sse.cli.encode", "texts of a file to vectors"),
+    "encode": ("sse.cli.encode", "from a file of texts to a file of vectors"),
     "evaluate": ("sse.cli.model", "retrieval quality of a model on collections (extra `train`)"),
-    "export": ("sse.cli.model", "write a model as a portable, smaller or ONNX one"),
-    "info": ("sse.cli.model", "what a model folder holds and what will run it"),
-    "index": ("sse.cli.search", "texts to one searchable file"),
-    "search": ("sse.cli.search", "search such a file, once or interactively (extra `search`)"),
+    "export": ("sse.cli.model", "write a model as a portable folder, a smaller one or ONNX"),
+    "info": ("sse.cli.model", "what a model folder holds, and which tokenizer runs it"),
+    "index": ("sse.cli.search", "make one searchable file of texts"),
+    "search": ("sse.cli.search", "search a file of `sse index` (extra `search`)"),
 }
 EXAMPLES = """examples:
   sse encode corpus.jsonl vectors.parquet -m model
@@ -35,7 +35,7 @@ EXAMPLES = """examples:
   sse search notes.sse "how to restart the server"
   sse train --data.paths '[pairs.jsonl]' --out runs/mine
 
-`sse COMMAND --help` says more of each.
+`sse COMMAND --help` lists the options of a command.
 """
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from sse.training.run import run
             return run(arguments[1:])
         return _command(name, arguments[1:])
-    except BrokenPipeError:  # `sse ... | head` has seen enough
+    except BrokenPipeError:  # `head` has closed the pipe in `sse ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -67,8 +67,10 @@ def _command(name: str, arguments: list[str]) -> None:
     with stopped_by_signals():
         module = import_module(COMMANDS[name][0])
         parser = Parser(prog=f"sse {name}")
-        run: Callable[[argparse.Namespace], None] = getattr(module, name)(parser)
-        run(parser.parse_args(arguments))
+        run: Run = getattr(module, name)(parser)
+        parsed = parser.parse_args(arguments)
+        with option_names(parser):
+            run(parsed)
 
 
 def _overview() -> str:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+from sse.cli.options import Run
 from sse.common.errors import UserError
 from sse.model.table import ROW_KINDS
-
-Run = Callable[[argparse.Namespace], None]
 
 
 def info(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse info`."""
-    parser.description = "What a model folder holds, and which tokenizer and pooling will run it."
+    parser.description = "What a model folder holds, and which tokenizer and pooling run it."
     parser.epilog = "examples:\n  sse info model\n  sse info model --json | jq .tokenizer_because\n"
     parser.add_argument("model", metavar="DIR")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="the facts as JSON")
     return _info
 
 
@@ -41,8 +39,8 @@ def _info(args: argparse.Namespace) -> None:
 def export(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse export`."""
     parser.description = (
-        "Write a model to another folder: portable (for sentence-transformers; extra `train`),\n"
-        "with smaller rows (for this package; the core suffices), or as ONNX (extra `onnx`)."
+        "Write a model in another form: a folder for sentence-transformers (extra `train`),\n"
+        "a folder with smaller rows for this package, or an ONNX file (extra `onnx`)."
     )
     parser.epilog = (
         "examples:\n"
@@ -56,7 +54,7 @@ def export(parser: argparse.ArgumentParser) -> Run:
     add("--rows", choices=ROW_KINDS, default="float32", help="how the table is stored")
     add("--dim", type=int, help="first dimensions only (Matryoshka)")
     add("--force", action="store_true", help="replace OUT if it is an ONNX file")
-    add("--json", action="store_true")
+    add("--json", action="store_true", help="the summary as JSON")
     return _export
 
 
@@ -93,15 +91,13 @@ def _portable(source: str, target: Path, dim: int | None) -> None:
     folder = read_folder(source)
     if dim is not None:
         folder = truncate(folder, dim)
+    # Slow: torch, only now that the folder is sound.
     from sse.model.export import export
-    from sse.model.load import (
-        SSEModel,
-        build,  # slow: torch, only now that the folder is sound
-    )
+    from sse.model.load import SSEModel, build
 
     names = ("prompts", "default_prompt_name", "similarity_fn_name")
-    kept = {name: folder.settings[name] for name in names if folder.settings.get(name)}
-    export(SSEModel(modules=[build(folder)], device="cpu", **kept), target)
+    settings = {name: folder.settings[name] for name in names if folder.settings.get(name)}
+    export(SSEModel(modules=[build(folder)], device="cpu", **settings), target)
 
 
 def evaluate(parser: argparse.ArgumentParser) -> Run:
@@ -116,18 +112,31 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
         "  sse evaluate model --nanobeir --baselines --report report/\n"
     )
     add = parser.add_argument
-    add("model", metavar="DIR", help="any sentence-transformers folder")
+    add("model", metavar="DIR", help="folder of any sentence-transformers model")
     add("--beir", nargs="+", default=[], metavar="FOLDER", help="folders in the BEIR layout")
-    add("--split", help="which qrels/SPLIT.tsv (default: test, or the only one)")
+    add("--split", help="judgements in qrels/SPLIT.tsv (default: test, or the only one)")
     add("--nanobeir", nargs="?", const="sentence-transformers/NanoBEIR-en", metavar="SOURCE",
-        help="the hub's, or a folder")  # fmt: skip
-    add("--dims", nargs="+", type=int, help="prefixes to evaluate (default: all standard ones)")
-    add("--baselines", action="store_true", help="BM25 and, for a static model, one untrained")
-    add("--json", metavar="FILE", help="write every metric; - for standard output, alone")
-    add("--report", metavar="FOLDER", help="write table, intervals, figure, per-query scores")
-    add("--graded", action="store_true", help="nDCG with judged grades as gains, not binary")
-    add("--device", help="cpu, cuda, ... (default: what is there)")
-    add("--batch-size", type=int, default=256)
+        help="NanoBEIR from the hub or a folder (default: the hub's)")  # fmt: skip
+    add(
+        "--dims",
+        nargs="+",
+        type=int,
+        help="dimensions to evaluate (default: all, and 512, 256, 128, 64, 32 below)",
+    )
+    add(
+        "--baselines",
+        action="store_true",
+        help="also BM25 and, for a static model, an untrained one",
+    )
+    add(
+        "--json", metavar="FILE", help="write every metric; - is standard output, without the table"
+    )
+    add(
+        "--report", metavar="FOLDER", help="write a table, intervals, a figure and scores per query"
+    )
+    add("--graded", action="store_true", help="nDCG with the judged grades as gains, not 0 and 1")
+    add("--device", help="cpu, cuda, ... (default: the best available)")
+    add("--batch-size", type=int, default=256, help="texts per batch (default: 256)")
     return _evaluate
 
 

@@ -1,4 +1,4 @@
-"""`sse index` and `sse search`."""
+"""`sse index` and `sse search`: one searchable file of texts."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 
-from sse.cli.encode import add_input, add_model, bar
+from sse.cli.options import Run, add_input, add_model, add_no_fast, add_output, bar
 from sse.common.errors import UserError
 from sse.serving.encoder import Encoder
-from sse.serving.index import KINDS, OVERSAMPLING, Hit, Index, build_index
+from sse.serving.index import INDEX_KINDS, OVERSAMPLING, Hit, Index, build_index
 from sse.serving.vector_files import check_target
 from sse.text.passages import folder_passages, snippet
 from sse.text.records import read_records
 
-# What would command the terminal, in an index from elsewhere: shown as a question mark.
+# An index from elsewhere may hold characters that control the terminal: `?` is shown instead.
 CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "?")
-Run = Callable[[argparse.Namespace], None]
 
 
 def index(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse index`."""
     parser.description = (
-        "Make one searchable file of texts. IN is a folder of text files (cut into passages) or a "
-        "file\nas for `sse encode`, one text a row."
+        "Make one searchable file of texts. IN is a folder of text files (cut into passages), or\n"
+        "a file as for `sse encode`, with one text per row."
     )
     parser.epilog = (
         "examples:\n"
@@ -41,10 +40,13 @@ def index(parser: argparse.ArgumentParser) -> Run:
     add("target", metavar="OUT")
     add_model(parser)
     add_input(parser)
-    add("--kind", choices=KINDS, default="exact", help="binary: smaller to scan, then rescored")
-    add("--force", action="store_true", help="replace OUT if it exists")
-    add("--quiet", action="store_true", help="no progress bar, no summary")
-    add("--json", action="store_true", help="the summary as JSON")
+    add(
+        "--kind",
+        choices=INDEX_KINDS,
+        default="exact",
+        help="binary is smaller; its results are rescored",
+    )
+    add_output(parser)
     return _index
 
 
@@ -53,7 +55,7 @@ def _index(args: argparse.Namespace) -> None:
     if Path(args.source).is_dir():
         rows = folder_passages(args.source)
     else:
-        rows = read_records(args.source, args.form, args.column)
+        rows = read_records(args.source, args.input_form, args.column)
     rows = chain(list(islice(rows, 1)), rows)  # a bad input fails before the model is loaded
     model = Encoder(args.model, args.dim, fast=not args.no_fast)
     start = time.perf_counter()
@@ -71,8 +73,8 @@ def _index(args: argparse.Namespace) -> None:
 def search(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse search`."""
     parser.description = (
-        "Search a file made by `sse index`. Without QUERY: interactive on a terminal, else one "
-        "query\na line of standard input."
+        "Search a file made by `sse index`. Without QUERY, type queries at a prompt, or give one\n"
+        "per line on standard input."
     )
     parser.epilog = (
         "examples:\n"
@@ -83,12 +85,13 @@ def search(parser: argparse.ArgumentParser) -> Run:
     add = parser.add_argument
     add("index", metavar="INDEX")
     add("query", metavar="QUERY", nargs="*")
-    add("-k", type=int, default=10, help="results a query")
-    add("-m", "--model", metavar="DIR", help="the model, where it has moved")
-    add("--oversampling", type=int, default=OVERSAMPLING, help="candidates a result (binary)")
-    add("--no-fast", action="store_true", help="Hugging Face's tokenizer in any case")
+    add("-k", type=int, default=10, help="results per query (default: 10)")
+    add("-m", "--model", metavar="DIR", help="folder of the model, if it has moved")
+    add("--oversampling", type=int, default=OVERSAMPLING,
+        help=f"candidates per result of a binary index (default: {OVERSAMPLING})")  # fmt: skip
+    add_no_fast(parser)
     add("--full", action="store_true", help="whole texts, not snippets")
-    add("--json", action="store_true", help="one JSON object a query")
+    add("--json", action="store_true", help="one JSON object per query")
     return _search
 
 
@@ -96,7 +99,7 @@ def _search(args: argparse.Namespace) -> None:
     if args.k < 1 or args.oversampling < 1:
         raise UserError(f"-k {args.k}, --oversampling {args.oversampling}: give at least 1")
     opened = Index(args.index, args.model, fast=not args.no_fast)
-    queries = iter([" ".join(args.query)]) if args.query else _asked(len(opened))
+    queries = iter([" ".join(args.query)]) if args.query else _queries(len(opened))
     for query in queries:
         start = time.perf_counter()
         hits = opened.search([query], args.k, args.oversampling)[0]
@@ -111,12 +114,12 @@ def _format(query: str, hits: list[Hit], args: argparse.Namespace, seconds: floa
     lines = []
     for hit in hits:
         text = hit.text if args.full else snippet(hit.text, query)
-        shown = f"{hit.rank:3}. {hit.score:.3f}  {hit.where}\n     {text}\n"
-        lines.append(shown.translate(CONTROLS))
+        line = f"{hit.rank:3}. {hit.score:.3f}  {hit.where}\n     {text}\n"
+        lines.append(line.translate(CONTROLS))
     return "".join(lines)
 
 
-def _asked(size: int) -> Iterator[str]:
+def _queries(size: int) -> Iterator[str]:
     """Queries typed at a prompt, or the lines of a pipe."""
     if not sys.stdin.isatty():
         for line in sys.stdin.buffer:

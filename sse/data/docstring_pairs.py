@@ -82,7 +82,7 @@ def embedded_pairs(
                 pq.write_table(table, temporary)
             write_digest(path)
     counts = Counter(table.column("package").to_pylist())
-    dataset = datasets.Dataset.from_dict(table.select(["anchor", "positive"]).to_pydict())
+    dataset = datasets.Dataset(table.select(["anchor", "positive"]))
     sources = [Column("anchor", "anchor"), Column("positive", "positive")]
     report = _report(counts, packages)
     listed = report[1].split(", ")
@@ -138,10 +138,10 @@ def _packages() -> dict[str, Package]:
 
 
 def _required(project: str) -> dict[str, metadata.Distribution]:
-    """The installed distributions in the transitive closure of a project's requirements."""
+    """The installed distributions in the transitive closure of what training requires."""
     distributions: dict[str, metadata.Distribution] = {}
     seen: set[tuple[str, str]] = set()
-    waiting = [(project, "")]
+    waiting = [(project, ""), (project, "train")]  # the extra that every training run has
     while waiting:
         name, extra = waiting.pop()
         name = re.sub(r"[-_.]+", "-", name).lower()

@@ -6,9 +6,9 @@ import numpy as np
 
 
 class BM25:
-    """An index over `documents`; `scores(queries)` is (n, N), 0 where no term is shared.
+    """An index of `documents` with bm25s' defaults.
 
-    bm25s' defaults: Lucene's variant, k1 = 1.5, b = 0.75, words of two letters or more.
+    These are Lucene's variant, k1 = 1.5, b = 0.75 and words of two letters or more.
     """
 
     def __init__(self, documents: list[str]) -> None:
@@ -30,7 +30,7 @@ class BM25:
         )
 
     def scores(self, queries: list[str]) -> np.ndarray:
-        """Score every document for each query: (n, N) float32."""
+        """Scores (n, N), float32, of N documents for n queries; 0 where no term is shared."""
         scores = np.zeros((len(queries), self._n), dtype=np.float32)
         if self._index is not None:
             for row, tokens in zip(scores, self._tokens(queries), strict=True):

@@ -1,30 +1,30 @@
-"""Retrieval collections: BEIR-layout folders, NanoBEIR, held-out pairs.
+"""Retrieval collections: folders in the BEIR layout, and held-out pairs.
 
-- A document's text is its title, a space and its text, stripped: what BEIR, mteb and
-  sentence-transformers encode.
-- A judgement above 0 is relevant; 0 and below are not. Queries without a relevant document are
-  dropped when a collection is evaluated, as sentence-transformers does.
-- A document whose id equals the query's is kept, as sentence-transformers keeps it (BEIR and mteb
-  drop it, which matters for ArguAna and Quora only).
+- A document's text is its title, a space and its text, as in BEIR, mteb and sentence-transformers.
+- A judgement above 0 means relevant. Queries without a relevant document are not evaluated, as in
+  sentence-transformers.
+- A document with the query's own id is a candidate, as in sentence-transformers. BEIR and mteb
+  drop it, which matters for ArguAna and Quora only.
 - Every file may be gzipped. An error names file, line and value.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sse.common.errors import UserError
-from sse.text.record_files import BadFile, BadValue, Fault, numbered, open_bytes, or_raise
-from sse.text.records import json_records, shown, text_in, text_of, value_in
+from sse.text.record_files import BadFile, BadValue, numbered, open_bytes, or_raise
+from sse.text.records import Checked, json_records, line_records, shown, text_in, text_of, value_in
 
-Qrels = dict[str, dict[str, int]]
+Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Documents, queries and the judgements that tie them: `qrels[query id][document id]`."""
+    """Documents, queries, and the judgements of documents for queries."""
 
     name: str
     corpus_ids: list[str]
@@ -35,23 +35,22 @@ class Collection:
 
     def judged(self) -> Collection:
         """The same collection without the queries that have no relevant document."""
-        relevant = {q for q, judged in self.qrels.items() if any(s > 0 for s in judged.values())}
-        kept = [i for i, query_id in enumerate(self.query_ids) if query_id in relevant]
-        return Collection(
-            self.name,
-            self.corpus_ids,
-            self.corpus,
-            [self.query_ids[i] for i in kept],
-            [self.queries[i] for i in kept],
-            self.qrels,
-        )
+        texts = {
+            query_id: text
+            for query_id, text in zip(self.query_ids, self.queries, strict=True)
+            if any(grade > 0 for grade in self.qrels.get(query_id, {}).values())
+        }
+        return replace(self, query_ids=[*texts], queries=[*texts.values()])
 
 
 def load_beir(folder: str | Path, split: str | None = None) -> Collection:
-    """Read `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv` from `folder`.
+    """The collection in `corpus.jsonl`, `queries.jsonl` and `qrels/<split>.tsv` of a folder.
 
-    Without `split`, `test` is taken, or the only split there is. The collection is named by its
-    folder. Queries that the split does not judge (other splits share the file) are left out.
+    Queries that the split does not judge are left out, as several splits share one file of queries.
+
+    Args:
+        folder: its name becomes the collection's name.
+        split: which judgements; by default `test`, or the only split.
 
     Raises:
         UserError: a missing, empty, truncated or malformed file, an id that occurs twice, or
@@ -66,9 +65,8 @@ def load_beir(folder: str | Path, split: str | None = None) -> Collection:
     qrels_file = _qrels_file(root, split)
     qrels = _qrels(qrels_file, queries, corpus, queries_file.name)
     collection = Collection(
-        root.resolve().name, list(corpus), list(corpus.values()), [*queries], [*queries.values()],
-        qrels,
-    ).judged()  # fmt: skip
+        root.resolve().name, [*corpus], [*corpus.values()], [*queries], [*queries.values()], qrels
+    ).judged()
     if not collection.queries:
         raise UserError(f"{qrels_file}: no judgement above 0: there is nothing to find")
     return collection
@@ -77,8 +75,8 @@ def load_beir(folder: str | Path, split: str | None = None) -> Collection:
 def pairs_collection(name: str, anchors: list[str], positives: list[str]) -> Collection:
     """Held-out pairs as a collection: each distinct anchor against all distinct positives.
 
-    Equal texts are one query or one document, so an anchor that occurs with several positives
-    has them all as relevant documents.
+    Equal texts are one query or one document. So all positives of one anchor are its relevant
+    documents.
 
     Raises:
         UserError: the two lists differ in length or are empty.
@@ -88,7 +86,7 @@ def pairs_collection(name: str, anchors: list[str], positives: list[str]) -> Col
             f"{name}: {len(anchors)} anchors and {len(positives)} positives: "
             "give as many of each, at least one"
         )
-    # Zero-padded ids, so that their order is the order of first appearance.
+    # Zeros before the numbers make the order of the ids the order of first appearance.
     corpus = {text: f"d{i:08d}" for i, text in enumerate(dict.fromkeys(positives))}
     queries = {text: f"q{i:08d}" for i, text in enumerate(dict.fromkeys(anchors))}
     qrels: Qrels = {query_id: {} for query_id in queries.values()}
@@ -105,27 +103,40 @@ def _find(root: Path, name: str) -> Path:
 
 
 def _qrels_file(root: Path, split: str | None) -> Path:
-    there = {p.name.split(".")[0]: p for p in sorted((root / "qrels").glob("*.tsv*"))}
+    files = {p.name.split(".")[0]: p for p in sorted((root / "qrels").glob("*.tsv*"))}
     if split is None:
-        split = next(iter(there)) if len(there) == 1 else "test"
-    if split not in there:
-        splits = f"there is {', '.join(there)}" if there else "the folder has no .tsv file"
+        split = next(iter(files)) if len(files) == 1 else "test"
+    if split not in files:
+        splits = f"there is {', '.join(files)}" if files else "the folder has no .tsv file"
         raise UserError(f"{root / 'qrels' / (split + '.tsv')}: no such file: {splits}")
-    return there[split]
+    return files[split]
+
+
+def _read(path: Path, parse: Callable[..., Checked[None]], check: Callable[[Any], None]) -> None:
+    """Hand each record of a file, by `json_records` or `line_records`, to `check`.
+
+    Raises:
+        UserError: at the first fault, or if there are no records.
+    """
+    empty = True
+    with open_bytes(path) as file:
+        for _ in or_raise(parse(numbered(file, str(path)), str(path), check)):
+            empty = False
+    if empty:
+        raise BadFile(str(path), "the file is empty")
 
 
 def _texts(path: Path) -> dict[str, str]:
     """Id -> text of a corpus or queries file."""
     texts: dict[str, str] = {}
-    with open_bytes(path) as file:
-        lines = numbered(file, str(path))
-        for number, (identity, text) in or_raise(json_records(lines, str(path), _document)):
-            if identity in texts:
-                reason = f"the id {identity!r} occurs twice: ids must be unique"
-                raise Fault(str(path), "line", number, reason).error()
-            texts[identity] = text
-    if not texts:
-        raise BadFile(str(path), "the file is empty")
+
+    def add(values: dict[str, Any]) -> None:
+        identity, text = _document(values)
+        if identity in texts:
+            raise BadValue(f"the id {identity!r} occurs twice: ids must be unique")
+        texts[identity] = text
+
+    _read(path, json_records, add)
     return texts
 
 
@@ -139,38 +150,34 @@ def _document(values: dict[str, Any]) -> tuple[str, str]:
 
 
 def document_text(title: str, text: str) -> str:
-    """Title and text as one string; half a surrogate pair, which no tokenizer takes, becomes ?."""
+    """Title and text as one string; half a surrogate pair becomes `?`, as tokenizers refuse it."""
     joined = f"{title} {text}".strip() if title else text
     return joined if joined.isascii() else joined.encode("utf-8", "replace").decode("utf-8")
 
 
 def _qrels(path: Path, queries: dict[str, str], corpus: dict[str, str], queries_name: str) -> Qrels:
-    """Judgements; the first line is a header where its last field is no whole number."""
+    """Judgements; the first line is a header if its last field is no whole number."""
     qrels: Qrels = {}
-    empty = True
-    with open_bytes(path) as file:
-        for number, line in or_raise(numbered(file, str(path))):
-            if not line.strip():
-                continue
-            first, empty = empty, False
-            try:
-                query_id, corpus_id, score = _fields(line)
-                if first and not _is_whole(score):
-                    continue
-                if not _is_whole(score):
-                    raise BadValue(f"the score {score!r} is not a whole number")
-                if query_id not in queries:
-                    raise BadValue(f"unknown query id {query_id!r}: {queries_name} has none such")
-                if corpus_id not in corpus:
-                    raise BadValue(f"unknown corpus id {corpus_id!r}: the corpus has none such")
-                before = qrels.setdefault(query_id, {}).setdefault(corpus_id, int(score))
-                if before != int(score):
-                    pair = f"{query_id!r} with {corpus_id!r}"
-                    raise BadValue(f"{pair} is judged twice, {before} and {score}: keep one")
-            except BadValue as reason:
-                raise Fault(str(path), "line", number, str(reason)).error() from None
-    if empty:
-        raise BadFile(str(path), "the file is empty")
+    first = True
+
+    def add(line: str) -> None:
+        nonlocal first
+        query_id, corpus_id, score = _fields(line)
+        grade, header, first = _whole(score), first, False
+        if grade is None:
+            if header:
+                return
+            raise BadValue(f"the score {score!r} is not a whole number")
+        if query_id not in queries:
+            raise BadValue(f"unknown query id {query_id!r}: {queries_name} has none such")
+        if corpus_id not in corpus:
+            raise BadValue(f"unknown corpus id {corpus_id!r}: the corpus has none such")
+        before = qrels.setdefault(query_id, {}).setdefault(corpus_id, grade)
+        if before != grade:
+            pair = f"{query_id!r} with {corpus_id!r}"
+            raise BadValue(f"{pair} is judged twice, {before} and {score}: keep one")
+
+    _read(path, line_records, add)
     return qrels
 
 
@@ -184,9 +191,8 @@ def _fields(line: str) -> list[str]:
     return fields
 
 
-def _is_whole(score: str) -> bool:
+def _whole(text: str) -> int | None:
     try:
-        int(score)
+        return int(text)
     except ValueError:
-        return False
-    return True
+        return None

@@ -1,18 +1,16 @@
 """Retrieval quality of an encoder at each Matryoshka dimension, and of its baselines.
 
-- Texts are encoded once at the full dimension; a dimension d is the first d components, normalised
-  again, which is what sentence-transformers' `truncate_dim` does.
-- Ranking is exact: scores in float32, documents by descending score, equal scores by ascending
-  document id, also at the cut-off. That is sentence-transformers' order, so the figures agree.
-- Queries are scored in blocks, so memory stays at one block of scores besides the vectors.
-- Every metric comes with a bootstrap interval over queries. Systems evaluated with one seed are
-  resampled alike, so their differences can be compared query by query.
+- Texts are encoded once at the full dimension. Dimension d means the first d components, normalised
+  again, as sentence-transformers' `truncate_dim` does.
+- Ranking is exact, in float32 (`ranking.py`).
+- Every metric has a bootstrap interval over queries. Systems evaluated with one seed are resampled
+  alike, so they can be compared query by query.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,34 +27,21 @@ from sse.evaluation.ranking import rank, vector_scorer
 Encode = Callable[[list[str]], np.ndarray]  # texts -> (n, D)
 
 STANDARD_DIMS = (512, 256, 128, 64, 32)
-NO_DIM = 0  # the dimension under which a system without one (BM25) stands
+NO_DIM = 0  # the dimension in the results of a system without dimensions (BM25)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One collection (or the mean over all) at one dimension.
+    """The scores on one collection, or their mean over collections, at one dimension."""
 
-    Attributes:
-        values: metric -> mean over queries.
-        intervals: metric -> 95% bootstrap interval.
-        per_query: metric -> (Q,); empty in a mean over collections.
-    """
-
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    per_query: dict[str, np.ndarray] = field(default_factory=dict)
+    values: dict[str, float]  # metric -> mean over queries
+    intervals: dict[str, tuple[float, float]]  # metric -> 95% bootstrap interval
+    per_query: dict[str, np.ndarray] = field(default_factory=dict)  # metric -> (Q,)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one system scored.
-
-    Attributes:
-        scores: collection -> dimension -> scores.
-        mean: dimension -> mean over collections.
-        query_ids: collection -> ids, in the order of `per_query`.
-        sizes: collection -> number of documents.
-    """
+    """The scores of one system: `scores[collection][dim]`, and `mean[dim]` over collections."""
 
     scores: dict[str, dict[int, Scores]]
     mean: dict[int, Scores]
@@ -65,7 +50,7 @@ class Result:
 
     @property
     def dims(self) -> list[int]:
-        """The dimensions, in the order evaluated."""
+        """The dimensions, in the order of evaluation."""
         return list(self.mean)
 
     def values(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -82,7 +67,11 @@ def default_dims(dim: int) -> list[int]:
 
 
 def check_dims(dims: Sequence[int] | None, dim: int) -> list[int]:
-    """`dims` where each is a prefix of `dim` dimensions, the default ones where None."""
+    """`dims` without repeats, by default `default_dims(dim)`.
+
+    Raises:
+        UserError: a dimension that is no prefix of `dim` dimensions.
+    """
     if dims is None:
         return default_dims(dim)
     for d in dims:
@@ -105,13 +94,13 @@ def evaluate(
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> Result:
-    """Evaluate an encoder on collections, at each prefix of its dimensions.
+    """The quality of an encoder on collections, at prefixes of its dimensions.
 
     Args:
-        encode: texts -> (n, D), for queries, and for documents where those have no encoder.
+        encode: texts -> (n, D), for queries.
         collections: what to search; their names must differ.
-        dims: prefixes to evaluate; by default D and 512, 256, 128, 64, 32 where below D.
-        encode_documents: the encoder for documents.
+        dims: prefixes to evaluate; by default D and those of 512, 256, 128, 64, 32 below D.
+        encode_documents: the encoder for documents; by default `encode`.
         similarity: cosine, dot, euclidean or manhattan.
         graded: judged grades as nDCG's gains (see `sse.evaluation.metrics`).
         seed: of the bootstrap.
@@ -122,15 +111,7 @@ def evaluate(
         UserError: a dimension that is no prefix, no queries, vectors that are not finite.
     """
     parts = []
-    bar = tqdm(
-        collections,
-        desc="Evaluating",
-        unit="collection",
-        disable=None if progress else True,
-        leave=False,
-    )
-    for collection in map(Collection.judged, _distinct(collections)):
-        bar.set_postfix_str(collection.name)
+    for collection in _judged(collections, "Evaluating", progress):
         query_vectors = _vectors(encode, collection.queries, collection.name, device)
         document_vectors = _vectors(
             encode_documents or encode, collection.corpus, collection.name, device
@@ -145,8 +126,6 @@ def evaluate(
             scorer = vector_scorer(query_vectors[:, :dim], document_vectors[:, :dim], similarity)
             rankings[dim] = rank(scorer, len(collection.queries), collection.corpus_ids)
         parts.append((collection, rankings))
-        bar.update()
-    bar.close()
     return _result(parts, graded, seed)
 
 
@@ -157,20 +136,13 @@ def evaluate_bm25(
     seed: int = 0,
     progress: bool = False,
 ) -> Result:
-    """Evaluate BM25 on the same candidates; its one row stands under the dimension `NO_DIM`.
+    """The quality of BM25 on collections, as dimension `NO_DIM`; the arguments are `evaluate`'s.
 
-    A document that shares no term with the query counts as not retrieved: at equal scores of 0 its
-    place would be that of its id.
-
-    Raises:
-        UserError: no collection, two of one name, or no query with a relevant document.
+    A document that shares no term with the query counts as not retrieved. Otherwise its id would
+    decide its rank among all scores of 0.
     """
     parts = []
-    bar = tqdm(
-        collections, desc="BM25", unit="collection", disable=None if progress else True, leave=False
-    )
-    for collection in map(Collection.judged, _distinct(collections)):
-        bar.set_postfix_str(collection.name)
+    for collection in _judged(collections, "BM25", progress):
         index = BM25(collection.corpus)
 
         def scorer(
@@ -180,16 +152,14 @@ def evaluate_bm25(
 
         ranking = rank(scorer, len(collection.queries), collection.corpus_ids, floor=0.0)
         parts.append((collection, {NO_DIM: ranking}))
-        bar.update()
-    bar.close()
     return _result(parts, graded, seed)
 
 
 def encoders(model: Any, batch_size: int = 256, progress: bool = False) -> tuple[Encode, Encode]:
     """The query and the document encoder of a SentenceTransformer, each with its prompt.
 
-    Longest texts first over all texts, as sentence-transformers batches them, but a batch a call,
-    so that the bar moves also where a batch takes seconds.
+    The longest texts come first, as in sentence-transformers' own batches. One call encodes one
+    batch, so that the bar moves with each batch.
     """
 
     def of(method: Callable[..., Any], what: str) -> Encode:
@@ -222,16 +192,10 @@ def difference(
 ) -> dict[str, tuple[float, float, float]]:
     """`a` minus `b`, each at its largest dimension, with a paired 95% bootstrap interval.
 
-    It pairs the systems query by query, so it is far narrower than their own intervals suggest.
-
-    Args:
-        a: one system's result.
-        b: the other's, on the same queries.
-        metric: one of `sse.evaluation.metrics.METRICS`.
-        seed: of the bootstrap.
+    The difference is taken per query, so its interval is narrower than the systems' own suggest.
 
     Returns:
-        (difference, low, high) per collection, and under `mean` that of the mean over them.
+        (difference, low, high) by collection; the key `mean` has the mean over collections.
 
     Raises:
         UserError: the systems were evaluated on different queries.
@@ -251,20 +215,30 @@ def difference(
     return gains | {"mean": (float(np.mean(values)), float(low[0]), float(high[0]))}
 
 
-def _distinct(collections: Sequence[Collection]) -> Sequence[Collection]:
+def _judged(collections: Sequence[Collection], title: str, progress: bool) -> Iterator[Collection]:
+    """The collections without queries that have no relevant document, under a progress bar.
+
+    Raises:
+        UserError: no collection, or two of one name.
+    """
     names = [collection.name for collection in collections]
     if not names:
         raise UserError("no collection to evaluate on: give at least one")
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two collections are named {name!r}: rename one, results go by name")
-    return collections
+    hide = None if progress else True  # None: where standard error is no terminal
+    with tqdm(collections, desc=title, unit="collection", disable=hide, leave=False) as bar:
+        for collection in collections:
+            bar.set_postfix_str(collection.name)
+            yield collection.judged()
+            bar.update()
 
 
 def _result(
     parts: list[tuple[Collection, dict[int, np.ndarray]]], graded: bool, seed: int
 ) -> Result:
-    """Score the rankings; the mean over collections weighs each alike."""
+    """The scores of rankings; each collection has the same weight in the mean."""
     scores: dict[str, dict[int, Scores]] = {}
     samples = []  # per collection (resamples, dims * metrics)
     for collection, rankings in parts:
@@ -291,12 +265,12 @@ def _result(
 
 
 def _seed(seed: int, name: str) -> list[int]:
-    """One stream per collection, whatever stands beside it."""
+    """A seed of the collection's own, which other collections do not change."""
     return [seed, zlib.crc32(name.encode())]
 
 
 def _rows(values: np.ndarray, means: np.ndarray, dims: list[int]) -> dict[int, Scores]:
-    """Split dims * metrics columns into one `Scores` per dimension."""
+    """One `Scores` per dimension from the values (dims * metrics,) and bootstrap means of all."""
     low, high = interval(means)
     rows = {}
     for i, dim in enumerate(dims):
@@ -312,6 +286,7 @@ def _rows(values: np.ndarray, means: np.ndarray, dims: list[int]) -> dict[int, S
 def _vectors(
     encode: Encode, texts: list[str], name: str, device: str | torch.device
 ) -> torch.Tensor:
+    """Vectors (n, D) of a collection's texts, float32, checked for shape and finite values."""
     if not texts:
         raise UserError(f"{name}: no documents, or no query with a relevant document")
     vectors = torch.from_numpy(np.asarray(encode(texts), dtype=np.float32))

@@ -1,23 +1,15 @@
-"""Retrieval metrics from rankings, and bootstrap intervals over queries.
+"""Retrieval metrics of rankings, and bootstrap intervals over queries.
 
-Definitions (TREC's, as sentence-transformers' evaluator has them), with h_r = 1 where the document
-at rank r is relevant and R the number of relevant documents, judged ones that the corpus lacks
-included:
+The definitions are TREC's and those of sentence-transformers' evaluator. h_r is 1 if the document
+at rank r is relevant. R is the number of relevant documents, also those that the corpus lacks.
 
     accuracy@k   max_{r<=k} h_r                    precision@k  sum_{r<=k} h_r / k
     recall@k     sum_{r<=k} h_r / R                mrr@10       max_{r<=10} h_r / r
     ndcg@10      sum_{r<=10} g_r / log2(r+1), over the same sum for the best possible ranking
     map@100      sum_{r<=100} h_r (sum_{s<=r} h_s) / r, over min(100, R)
 
-- Gain g_r is h_r by default (binary, sentence-transformers') and the judged grade when `graded`
-  (linear, pytrec_eval's `ndcg_cut_10`, the BEIR and mteb leaderboards'). The two agree wherever a
-  query's positive grades are equal. No other metric looks at grades.
-- `map@100` equals pytrec_eval's `map_cut_100` up to R = 100; above, trec_eval divides by R.
-- trec_eval has no cut-off for the reciprocal rank, and breaks ties by descending id: give it ranks
-  (as scores 0, -1, -2, ...), cut at 10 for `recip_rank`.
-- Own code rather than torchmetrics.retrieval: that loops over queries in Python (a minute where
-  this takes a tenth of a second) and its MAP@k divides by the hits found, which is not TREC's. Its
-  other five agree with these (tests/evaluation/test_metrics.py).
+The gain g_r is h_r, as in sentence-transformers. With `graded` it is the judged grade, as in the
+BEIR and mteb leaderboards. map@100 is pytrec_eval's `map_cut_100` up to R = 100.
 """
 
 from __future__ import annotations
@@ -27,12 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Not torchmetrics.retrieval: it loops over queries in Python, and its MAP@k is not TREC's.
 CUTOFFS = (1, 3, 5, 10)
 METRICS = ["ndcg@10", "mrr@10", "map@100"] + [
     f"{name}@{k}" for name in ("accuracy", "precision", "recall") for k in CUTOFFS
 ]
 _LABELS = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
-DEPTH = 100  # ranks that the deepest metric looks at
+DEPTH = 100  # ranks that the deepest metric needs
 _DISCOUNT = 1 / np.log2(np.arange(2, 12))  # (10,)
 
 
@@ -48,21 +41,13 @@ def metric_label(metric: str) -> str:
 
 @dataclass(frozen=True)
 class Judgements:
-    """What `score_run` needs of the qrels, by position: Q queries, N documents.
-
-    Attributes:
-        n_documents: N.
-        keys: (J,) ascending, query * N + document, of the relevant documents.
-        gains: (J,) the gain of each.
-        n_relevant: (Q,) relevant documents, those missing from the corpus included.
-        ideal: (Q,) DCG@10 of the best possible ranking.
-    """
+    """The judgements of Q queries on N documents, as arrays by position."""
 
     n_documents: int
-    keys: np.ndarray
-    gains: np.ndarray
-    n_relevant: np.ndarray
-    ideal: np.ndarray
+    keys: np.ndarray  # (J,) ascending, query * N + document, of the relevant documents
+    gains: np.ndarray  # (J,) the gain of each
+    n_relevant: np.ndarray  # (Q,) relevant documents, also those that the corpus lacks
+    ideal: np.ndarray  # (Q,) DCG@10 of the best possible ranking
 
 
 def judge(
@@ -72,13 +57,13 @@ def judge(
     *,
     graded: bool = False,
 ) -> Judgements:
-    """Turn judgements (qrels) into arrays for `score_run`.
+    """The judgements of these queries as arrays.
 
     Args:
-        qrels: query id -> document id -> grade; above 0 is relevant. Every query needs one such.
-        query_ids: Q queries, in the order of the rankings.
-        document_ids: N documents; a ranking holds their positions.
-        graded: take the grade as nDCG's gain, instead of 1.
+        qrels: query id -> document id -> grade; each query needs a grade above 0.
+        query_ids: the queries, in the order of the ranking.
+        document_ids: the documents, in the order of their positions.
+        graded: gains are the grades, otherwise 1.
     """
     position = {document_id: i for i, document_id in enumerate(document_ids)}
     keys, gains = [], []
@@ -107,9 +92,9 @@ def score_run(ranking: np.ndarray, judgements: Judgements) -> dict[str, np.ndarr
     """Every metric of every query.
 
     Args:
-        ranking: (Q, K) positions of documents, best first, -1 where nothing was retrieved; K may
-            be less than 100 where the corpus is smaller.
-        judgements: what `judge` made, for the same queries in the same order.
+        ranking: (Q, K) positions of documents, best first, -1 where nothing was retrieved; K is
+            below 100 if the corpus is smaller.
+        judgements: of the same queries in the same order, by `judge`.
 
     Returns:
         metric name -> (Q,) float64, in the order of `METRICS`.
@@ -126,12 +111,12 @@ def score_run(ranking: np.ndarray, judgements: Judgements) -> dict[str, np.ndarr
     gains = _gains(ranking[:, :DEPTH], judgements)  # (Q, <= 100)
     hits = (gains > 0).astype(np.float64)
     ranks = np.arange(1, hits.shape[1] + 1)
-    found = hits.cumsum(axis=1)  # (Q, <= 100) relevant documents up to each rank
+    hits_up_to = hits.cumsum(axis=1)  # (Q, <= 100) relevant documents up to each rank
     n_relevant = judgements.n_relevant
     scores = {
         "ndcg@10": gains[:, :10] @ _DISCOUNT[: min(10, hits.shape[1])] / judgements.ideal,
         "mrr@10": (hits / ranks)[:, :10].max(axis=1, initial=0),
-        "map@100": (hits * found / ranks).sum(axis=1) / np.minimum(DEPTH, n_relevant),
+        "map@100": (hits * hits_up_to / ranks).sum(axis=1) / np.minimum(DEPTH, n_relevant),
     }
     for k in CUTOFFS:
         within = hits[:, :k].sum(axis=1)
@@ -142,26 +127,21 @@ def score_run(ranking: np.ndarray, judgements: Judgements) -> dict[str, np.ndarr
 
 
 def _gains(ranking: np.ndarray, judgements: Judgements) -> np.ndarray:
-    """(Q, K) gain of each ranked document, 0 where it is not relevant."""
+    """Gains (Q, K) of the ranked documents; 0 for documents that are not relevant."""
     if not len(judgements.keys):
         return np.zeros(ranking.shape)
-    wanted = np.arange(len(ranking))[:, None] * judgements.n_documents + ranking
-    place = np.searchsorted(judgements.keys, wanted).clip(max=len(judgements.keys) - 1)
-    relevant = (judgements.keys[place] == wanted) & (ranking >= 0)
+    keys = np.arange(len(ranking))[:, None] * judgements.n_documents + ranking
+    place = np.searchsorted(judgements.keys, keys).clip(max=len(judgements.keys) - 1)
+    relevant = (judgements.keys[place] == keys) & (ranking >= 0)
     return np.where(relevant, judgements.gains[place], 0.0)
 
 
 def bootstrap_means(
     values: np.ndarray, *, seed: int | list[int] = 0, resamples: int = 1000
 ) -> np.ndarray:
-    """Means over queries drawn with replacement: (resamples, C).
+    """Means (resamples, C) of `values` (Q, C) over queries drawn with replacement.
 
-    The same seed and Q draw the same queries, so differences between systems are paired.
-
-    Args:
-        values: (Q, C), one row per query.
-        seed: of the draws.
-        resamples: how often Q queries are drawn.
+    The same seed and Q draw the same queries, so systems can be compared query by query.
     """
     n = len(values)
     rng = np.random.default_rng(seed)
@@ -176,11 +156,6 @@ def bootstrap_means(
 
 
 def interval(means: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval of bootstrap means: its lower and upper ends, each (C,).
-
-    Args:
-        means: (resamples, C), from `bootstrap_means`.
-        level: the share of the resamples inside.
-    """
+    """Lower and upper bounds (C,) of the percentile interval of bootstrap means (resamples, C)."""
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

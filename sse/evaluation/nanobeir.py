@@ -1,8 +1,8 @@
 """NanoBEIR: thirteen small collections of 50 queries (Touché: 49), from the hub or a local folder.
 
-As sentence-transformers' NanoBEIREvaluator reads them: three subsets `corpus`, `queries`, `qrels`,
-each with one split `Nano<Name>` per collection; texts that are empty are left out (a judgement of
-such a document still counts among the relevant ones); every judgement is relevant.
+The reading is that of sentence-transformers' NanoBEIREvaluator. The subsets `corpus`, `queries` and
+`qrels` have one split `Nano<Name>` per collection. Empty texts are left out, but a judgement of an
+empty document still counts as a relevant document. Every judgement means relevant.
 """
 
 from __future__ import annotations
@@ -18,50 +18,58 @@ NAMES = (
     "ClimateFEVER", "DBPedia", "FEVER", "FiQA2018", "HotpotQA", "MSMARCO", "NFCorpus", "NQ",
     "QuoraRetrieval", "SCIDOCS", "ArguAna", "SciFact", "Touche2020",
 )  # fmt: skip
+COLUMNS = {  # subset -> columns
+    "corpus": ("_id", "text"),
+    "queries": ("_id", "text"),
+    "qrels": ("query-id", "corpus-id"),
+}
 WAY_OUT = "give a local folder in NanoBEIR's layout, or set HF_HUB_OFFLINE=1 for a cached copy"
 
-Columns = dict[str, list[Any]]
+Subset = dict[str, list[Any]]  # column -> values
 
 
 def load_nanobeir(
     source: str = "sentence-transformers/NanoBEIR-en", names: list[str] | None = None
 ) -> list[Collection]:
-    """Load NanoBEIR from a hub data set or a folder of `corpus|queries|qrels/Nano<Name>*.parquet`.
+    """The collections of NanoBEIR.
 
-    `names` picks collections (`msmarco` or `NanoMSMARCO`); by default all thirteen from the hub,
-    or all that a local folder holds.
+    Args:
+        source: a data set on the hub, or a folder of `corpus|queries|qrels/Nano<Name>*.parquet`.
+        names: which collections, as `msmarco` or `NanoMSMARCO`; by default all of the source.
 
     Raises:
         UserError: an unknown name, an unreachable hub, a missing or malformed file.
     """
     root = Path(source)
     if root.is_dir():
-        there = sorted({p.name.split("-")[0].split(".")[0] for p in root.glob("corpus/*.parquet")})
-        if not there:
+        files = root.glob("corpus/*.parquet")
+        splits = sorted({path.name.split("-")[0].split(".")[0] for path in files})
+        if not splits:
             raise UserError(f"{root}: no corpus/Nano<Name>.parquet there: see NanoBEIR's layout")
-        return [_collection(str(root), s, _local) for s in _splits(names, there, str(root))]
+        return [_collection(str(root), s, _local) for s in _splits(names, splits, str(root))]
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(f"{source}: neither a folder nor a hub data set (OWNER/NAME)")
     splits = _splits(names, [f"Nano{name}" for name in NAMES], source)
-    if not offline():  # where the user forbids the network, datasets takes its cached copy
+    if not offline():  # without the network `datasets` reads its cached copy
         ask_hub(source, lambda api: api.dataset_info(source, timeout=DEADLINE), WAY_OUT)
     return [_collection(source, split, _hub) for split in splits]
 
 
-def _splits(names: list[str] | None, there: list[str], source: str) -> list[str]:
+def _splits(names: list[str] | None, splits: list[str], source: str) -> list[str]:
+    """The splits that `names` means among those of the source."""
     if names is None:
-        return there
-    known = {split.lower(): split for split in there}
+        return splits
+    known = {split.lower(): split for split in splits}
     chosen = []
     for name in names:
         split = known.get(name.lower()) or known.get(f"nano{name.lower()}")
         if split is None:
-            raise UserError(f"{name!r} is not in {source}: choose from {', '.join(there)}")
+            raise UserError(f"{name!r} is not in {source}: choose from {', '.join(splits)}")
         chosen.append(split)
     return chosen
 
 
-def _hub(source: str, subset: str, split: str) -> Columns:
+def _hub(source: str, subset: str, split: str) -> Subset:
     from datasets import load_dataset
 
     try:
@@ -75,7 +83,7 @@ def _hub(source: str, subset: str, split: str) -> Columns:
     return {name: data[name][:] for name in data.column_names}
 
 
-def _local(source: str, subset: str, split: str) -> Columns:
+def _local(source: str, subset: str, split: str) -> Subset:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -90,27 +98,24 @@ def _local(source: str, subset: str, split: str) -> Columns:
 
 
 def _collection(source: str, split: str, read: Any) -> Collection:
-    columns = {}
-    for subset, needed in (
-        ("corpus", ("_id", "text")),
-        ("queries", ("_id", "text")),
-        ("qrels", ("query-id", "corpus-id")),
-    ):
-        columns[subset] = read(source, subset, split)
-        for name in needed:
-            if name not in columns[subset]:
+    """The collection of a split; `read` is `_local` or `_hub`."""
+    subsets = {}
+    for subset, columns in COLUMNS.items():
+        subsets[subset] = read(source, subset, split)
+        for name in columns:
+            if name not in subsets[subset]:
                 raise UserError(f"{source}: {subset} {split} has no column {name!r}")
-    corpus, queries = (_texts(columns[s], f"{source}: {s} {split}") for s in ("corpus", "queries"))
-    qrels = _qrels(columns, f"{source}: qrels {split}")
+    corpus, queries = (_texts(subsets[s], f"{source}: {s} {split}") for s in ("corpus", "queries"))
+    qrels = _qrels(subsets, f"{source}: qrels {split}")
     collection = Collection(
-        split, list(corpus), list(corpus.values()), list(queries), list(queries.values()), qrels
+        split, [*corpus], [*corpus.values()], [*queries], [*queries.values()], qrels
     ).judged()
     if not collection.queries or not corpus:
         raise UserError(f"{source}: {split} has no query with a judgement: there is nothing to do")
     return collection
 
 
-def _texts(columns: Columns, where: str) -> dict[str, str]:
+def _texts(columns: Subset, where: str) -> dict[str, str]:
     texts = {}
     for identity, text in zip(columns["_id"], columns["text"], strict=True):
         if not isinstance(text, str):
@@ -120,15 +125,15 @@ def _texts(columns: Columns, where: str) -> dict[str, str]:
     return texts
 
 
-def _qrels(columns: dict[str, Columns], where: str) -> Qrels:
-    corpus_ids = set(map(str, columns["corpus"]["_id"]))
-    query_ids = set(map(str, columns["queries"]["_id"]))
+def _qrels(subsets: dict[str, Subset], where: str) -> Qrels:
+    corpus_ids = set(map(str, subsets["corpus"]["_id"]))
+    query_ids = set(map(str, subsets["queries"]["_id"]))
     qrels: Qrels = {}
-    judged = columns["qrels"]
-    for query_id, found in zip(judged["query-id"], judged["corpus-id"], strict=True):
+    judgements = subsets["qrels"]
+    for query_id, documents in zip(judgements["query-id"], judgements["corpus-id"], strict=True):
         if str(query_id) not in query_ids:
             raise UserError(f"{where}: unknown query id {query_id!r}")
-        for corpus_id in found if isinstance(found, list) else [found]:
+        for corpus_id in documents if isinstance(documents, list) else [documents]:
             if str(corpus_id) not in corpus_ids:
                 raise UserError(f"{where}: unknown corpus id {corpus_id!r}")
             qrels.setdefault(str(query_id), {})[str(corpus_id)] = 1

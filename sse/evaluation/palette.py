@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-# Okabe and Ito's palette, told apart by colour-blind readers and, with the markers, in grey.
+# Okabe and Ito's palette: colour-blind readers can distinguish it, and in grey the markers help.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX<>*"

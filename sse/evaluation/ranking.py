@@ -1,10 +1,10 @@
-"""Exact search: which documents come first, and in what order.
+"""Exact search: the best documents of each query, in order.
 
-- Equal scores stand in ascending order of document id, also at the cut-off: sentence-transformers'
-  order, which depends on nothing else.
-- Documents and queries keep their places in the product of the two, because the last bit of a
-  score depends on its place in the matrix (BLAS treats edges apart). Documents with equal vectors
-  then tie, or fail to, just as they do in sentence-transformers (up to one block of queries).
+- Equal scores stand in ascending order of document id, also at the cut-off, as in
+  sentence-transformers.
+- Queries and documents stay in their order for the matrix product. The last bit of a score depends
+  on its place in the matrix, as BLAS treats edges apart. So ties are those of sentence-transformers
+  (up to one block of queries).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from sse.evaluation.metrics import DEPTH
 
 Scorer = Callable[[slice], torch.Tensor]  # rows of queries -> (b, N) scores
 
-BLOCK = 50_000_000  # scores held at a time (200 MB)
+BLOCK = 50_000_000  # scores in memory at a time (200 MB)
 
 
 def rank(
     scorer: Scorer, n_queries: int, document_ids: Sequence[str], floor: float | None = None
 ) -> np.ndarray:
-    """(Q, min(100, N)) positions of the best documents; -1 where a score is not above `floor`.
+    """Positions (Q, min(100, N)) of the best documents; -1 where a score is not above `floor`.
 
-    Queries go in blocks of like size, so that about `BLOCK` scores are held at most.
+    Queries are scored in blocks of about equal size, of about `BLOCK` scores at most.
     """
     by_id = torch.tensor(sorted(range(len(document_ids)), key=document_ids.__getitem__))
     blocks = max(1, math.ceil(n_queries * len(document_ids) / BLOCK))
@@ -43,14 +43,14 @@ def rank(
 
 
 def top_documents(scores: torch.Tensor, depth: int, by_id: torch.Tensor) -> torch.Tensor:
-    """The columns of the best scores of each row, ties by id.
+    """Columns (b, min(depth, N)) of the best scores of each row, equal scores by document id.
 
-    `topk` leaves it open which of several equal scores it keeps and in what order, so what it
-    keeps is sorted again, and rows with a tie across the cut-off are sorted whole.
+    `topk` leaves open which of several equal scores it returns, and in what order. So its result is
+    sorted again, and a row with a tie across the cut-off is sorted as a whole.
 
     Args:
         scores: (b, N).
-        depth: columns wanted; min(depth, N) are returned.
+        depth: how many columns to return.
         by_id: (N,) the columns in ascending order of their documents' ids.
     """
     depth = min(depth, scores.shape[1])
@@ -67,8 +67,12 @@ def top_documents(scores: torch.Tensor, depth: int, by_id: torch.Tensor) -> torc
 
 
 def vector_scorer(queries: torch.Tensor, documents: torch.Tensor, similarity: str) -> Scorer:
-    """Scores of query vectors (Q, D) with document vectors (N, D): cosine, dot, or another of
-    sentence-transformers' similarities.
+    """A function from rows of queries to their scores (b, N).
+
+    Args:
+        queries: vectors (Q, D).
+        documents: vectors (N, D).
+        similarity: cosine, dot, or another of sentence-transformers' similarities.
     """
     queries, documents = queries.contiguous(), documents.contiguous()
     if similarity in ("cosine", "dot"):

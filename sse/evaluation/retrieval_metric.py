@@ -1,7 +1,7 @@
-"""Retrieval metrics as `torchmetrics.Metric`, for validation while a model trains.
+"""Retrieval metrics as `torchmetrics.Metric`, for validation during training.
 
-The values are those of `sse.evaluation.metrics.score_run`. Queries may be divided among processes:
-each adds the sum over its own queries, and torchmetrics adds the processes' sums up.
+The values are those of `sse.evaluation.metrics.score_run`. Each process sums over its own queries,
+and torchmetrics adds the sums of all processes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RetrievalMetric(Metric):
         self.add_state("queries", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, ranking: np.ndarray, judgements: Judgements) -> None:
-        """Add queries.
+        """Add the metric of these queries to the sum.
 
         Args:
             ranking: (Q, K) positions of documents, best first, -1 where there is none.
@@ -59,16 +59,16 @@ class RetrievalMetric(Metric):
 
 
 def rank_own(queries: Tensor, documents: Tensor, first: int = 0) -> tuple[np.ndarray, Judgements]:
-    """Where each query's one relevant document stands among all by cosine; ties rank it last.
+    """The rank of each query's one relevant document by cosine; among equal scores it is last.
 
     Args:
         queries: (Q, d).
         documents: (N, d), N >= first + Q; document first + i is the one relevant to query i.
-        first: the document of the first query, where these are some of the queries.
+        first: the document of the first query; not 0 if these are the queries of one process.
 
     Returns:
-        (Q, 100) ranking and its judgements, as `score_run` takes them. The ranking names relevant
-        documents alone, since the metrics look at no others.
+        (Q, 100) ranking and its judgements, as `score_run` takes them. All documents but the
+        relevant ones are -1 in it, since the metrics ignore them.
     """
     count, total = len(queries), len(documents)
     own = torch.arange(first, first + count)

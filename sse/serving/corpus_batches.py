@@ -1,7 +1,7 @@
-"""The records of a corpus in batches: texts, columns carried through, and what is set aside.
+"""The records of a corpus in batches: texts, further columns, and rejected records.
 
-A record that cannot be encoded is set aside with its place and the reason; a file that cannot be
-read is an error.
+A record that cannot be encoded is rejected: it is set aside with its place and the reason. A file
+that cannot be read is an error.
 """
 
 from __future__ import annotations
@@ -20,56 +20,59 @@ from sse.text.parquet_tables import BYTES, ROWS, open_parquet, tables, text_colu
 from sse.text.record_files import BadValue, Fault, numbered, open_bytes
 from sse.text.records import json_records, pick_column, shown, text_in, unicode_of
 
-VECTOR = "vector"  # name of the shards' column of vectors
-PLACES = (("file", pa.string()), ("row", pa.int64()))
-SNIFFED = 1_000  # lines that decide the types of JSON's columns
+VECTOR = "vector"  # the shards' column of vectors
+PLACES = [("file", pa.string()), ("row", pa.int64())]  # columns in the place of ids
+FIRST_LINES = 1_000  # they decide the types of JSON's columns
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts encoded at once, the columns kept beside them, and what was set aside on the way."""
+    """Texts to encode at once, the columns beside them, and the records rejected meanwhile."""
 
     texts: list[str]
-    kept: pa.Table
+    columns: pa.Table
     rejected: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Which column holds the text, and name and type of what is passed on beside the vector.
+class CorpusColumns:
+    """The columns of a corpus and of its shards.
 
-    With `places`, for want of ids, the first two passed on are `file` and `row`.
+    Attributes:
+        text: the input's column of texts.
+        schema: the shards' columns beside the vector.
+        places: whether these begin with `PLACES`, as the input has no ids.
     """
 
     text: str
-    kept: pa.Schema
+    schema: pa.Schema
     places: bool
 
-    def carried(self) -> list[pa.Field]:
-        """The columns that come from the file."""
-        return list(self.kept)[len(PLACES) if self.places else 0 :]
+    def from_file(self) -> list[pa.Field]:
+        """The columns of `schema` that come from the input file."""
+        return list(self.schema)[len(PLACES) if self.places else 0 :]
 
-    def with_places(self, arrays: list[Any], url: str, numbers: Sequence[int]) -> pa.Table:
-        """The table of what is passed on, `arrays` being the columns carried."""
+    def table(self, arrays: list[Any], url: str, numbers: Sequence[int]) -> pa.Table:
+        """The table of `schema`: the columns `from_file` as `arrays`, for rows with `numbers`."""
         if self.places:
             files = pa.array([url] * len(numbers), pa.string())
             arrays = [files, pa.array(numbers, pa.int64()), *arrays]
-        return pa.table(arrays, schema=self.kept)
+        return pa.table(arrays, schema=self.schema)
 
 
 def find_columns(
     files: Sequence[InputFile], text: str | None, identity: str | None, keep: Sequence[str]
-) -> Columns:
-    """What to read and what to carry through, by the first file.
+) -> CorpusColumns:
+    """The columns of a corpus, by its first file.
 
     Args:
         files: the corpus.
         text: column of the texts; by default `text` or another usual name, or the only one.
-        identity: column of the ids; by default `id` or `_id`, or else file and row.
-        keep: further columns to carry through.
+        identity: column of the ids; by default `id` or `_id`, otherwise `PLACES`.
+        keep: further columns for the shards.
 
     Raises:
-        UserError: a column that is missing or holds no text, or names of columns that clash.
+        UserError: a column that is missing or holds no text, or two columns of one name.
     """
     url = files[0].url
     types, texts = _json_types(url) if files[0].kind == "json" else _parquet_types(url)
@@ -80,12 +83,12 @@ def find_columns(
     if text not in texts:
         raise UserError(f"{url}: '{text}' holds {types[text]}, expected texts")
     identity = identity or next((name for name in ("id", "_id") if name in types), None)
-    names = dict.fromkeys([*([identity] if identity else []), *keep])
-    fields = [*([] if identity else PLACES), *((name, types[name]) for name in names)]
-    written = [*(name for name, _ in fields), VECTOR]
-    if len(set(written)) < len(written):
-        raise UserError(f"{url}: columns {', '.join(written)} of a shard must differ")
-    return Columns(text, pa.schema(fields), identity is None)
+    names = dict.fromkeys([identity, *keep] if identity else keep)
+    fields = ([] if identity else PLACES) + [(name, types[name]) for name in names]
+    shard = [*(name for name, _ in fields), VECTOR]
+    if len(set(shard)) < len(shard):
+        raise UserError(f"{url}: columns {', '.join(shard)} of a shard must differ")
+    return CorpusColumns(text, pa.schema(fields), identity is None)
 
 
 def _parquet_types(url: str) -> tuple[dict[str, pa.DataType], list[str]]:
@@ -95,10 +98,10 @@ def _parquet_types(url: str) -> tuple[dict[str, pa.DataType], list[str]]:
 
 
 def _json_types(url: str) -> tuple[dict[str, pa.DataType], list[str]]:
-    """Name and type of the columns in the first lines, and which of them hold texts.
+    """Names and types of the columns in the first lines, and which of them hold texts.
 
-    A line's types may differ from its neighbours', a shard's may not: integers, numbers, booleans,
-    else text, which holds whatever else comes as JSON.
+    Values of one column may differ in type from line to line, but a shard's column has one type:
+    integer, number or boolean if all values fit, otherwise text. Other values are written as JSON.
     """
     kinds: dict[str, set[type]] = {}
 
@@ -107,15 +110,16 @@ def _json_types(url: str) -> tuple[dict[str, pa.DataType], list[str]]:
             kinds.setdefault(name, set()).add(type(value))
 
     with open_bytes(url) as file:
-        for _ in json_records(islice(numbered(file, url), SNIFFED), url, look):
+        for _ in json_records(islice(numbered(file, url), FIRST_LINES), url, look):
             pass
     if not kinds:
-        raise UserError(f"{url}: no JSON object in its first {SNIFFED:,} lines")
-    types = {name: _type(seen - {type(None)}) for name, seen in kinds.items()}
-    return types, [name for name, seen in kinds.items() if str in seen]
+        raise UserError(f"{url}: no JSON object in its first {FIRST_LINES:,} lines")
+    types = {name: _type(kinds[name] - {type(None)}) for name in kinds}
+    return types, [name for name in kinds if str in kinds[name]]
 
 
 def _type(kinds: set[type]) -> pa.DataType:
+    """The Arrow type that holds values of all these Python types."""
     if kinds == {int}:
         return pa.int64()
     if kinds and kinds <= {int, float}:
@@ -123,7 +127,7 @@ def _type(kinds: set[type]) -> pa.DataType:
     return pa.bool_() if kinds == {bool} else pa.string()
 
 
-def read_shard(shard: Shard, columns: Columns) -> Iterator[Batch]:
+def read_shard(shard: Shard, columns: CorpusColumns) -> Iterator[Batch]:
     """The records of a shard, batch by batch: at most `ROWS`, about `BYTES` bytes.
 
     Raises:
@@ -132,63 +136,59 @@ def read_shard(shard: Shard, columns: Columns) -> Iterator[Batch]:
     return (_parquet_batches if shard.kind == "parquet" else _json_batches)(shard, columns)
 
 
-def _parquet_batches(shard: Shard, columns: Columns) -> Iterator[Batch]:
-    names = list(dict.fromkeys([columns.text, *(field.name for field in columns.carried())]))
+def _parquet_batches(shard: Shard, columns: CorpusColumns) -> Iterator[Batch]:
+    names = list(dict.fromkeys([columns.text, *(field.name for field in columns.from_file())]))
     with open_parquet(shard.url) as file:
         for at, table in tables(file, shard.url, names, range(shard.start, shard.stop)):
             yield _table_batch(shard.url, columns, table, shard.first + at)
 
 
-def _table_batch(url: str, columns: Columns, table: pa.Table, first: int) -> Batch:
+def _table_batch(url: str, columns: CorpusColumns, table: pa.Table, first: int) -> Batch:
     texts = texts_of(table.column(columns.text), columns.text)
-    carried = [table.column(field.name).cast(field.type) for field in columns.carried()]
-    kept = columns.with_places(carried, url, range(first, first + len(texts)))
+    arrays = [table.column(field.name).cast(field.type) for field in columns.from_file()]
+    beside = columns.table(arrays, url, range(first, first + len(texts)))
     good = [text for text in texts if isinstance(text, str)]
     if len(good) == len(texts):
-        return Batch(good, kept, [])
+        return Batch(good, beside, [])
     rejected = [
         {
             "file": url,
             "row": first + at,
             "reason": str(text),
-            "kept": kept.slice(at, 1).to_pylist()[0],
+            "kept": beside.slice(at, 1).to_pylist()[0],
         }
         for at, text in enumerate(texts)
         if isinstance(text, BadValue)
     ]
-    return Batch(good, kept.filter(pa.array([isinstance(t, str) for t in texts])), rejected)
+    return Batch(good, beside.filter(pa.array([isinstance(t, str) for t in texts])), rejected)
 
 
-def _json_batches(shard: Shard, columns: Columns) -> Iterator[Batch]:
-    fields = columns.carried()
+def _json_batches(shard: Shard, columns: CorpusColumns) -> Iterator[Batch]:
+    fields = columns.from_file()
+    size = 0  # characters of the batch; faults are few per batch and short
 
     def check(values: dict[str, Any]) -> tuple[str, list[Any]]:
+        nonlocal size
         text = unicode_of(text_in(values, columns.text), columns.text)
-        return text, [_fitting(values.get(field.name), field) for field in fields]
+        row = [_fitting(values.get(field.name), field) for field in fields]
+        size += len(text) + sum(len(value) for value in row if isinstance(value, str))
+        return text, row
 
-    held: list[Any] = []
-    size = 0
+    items: list[Any] = []
     with open_bytes(shard.url) as file:
         for item in json_records(numbered(file, shard.url), shard.url, check):
-            held.append(item)
-            if isinstance(item, Fault):
-                size += len(item.raw)
-            else:
-                text, kept = item[1]
-                size += len(text) + sum(len(value) for value in kept if isinstance(value, str))
-            if len(held) >= ROWS or size >= BYTES:
-                yield _line_batch(shard.url, columns, held)
-                held, size = [], 0
-    yield _line_batch(shard.url, columns, held)
+            items.append(item)
+            if len(items) >= ROWS or size >= BYTES:
+                yield _line_batch(shard.url, columns, items)
+                items, size = [], 0
+    yield _line_batch(shard.url, columns, items)
 
 
-def _line_batch(url: str, columns: Columns, items: Sequence[Any]) -> Batch:
+def _line_batch(url: str, columns: CorpusColumns, items: Sequence[Any]) -> Batch:
     good = [item for item in items if not isinstance(item, Fault)]
-    numbers = [number for number, _ in good]
-    values = [kept for _, (_, kept) in good]
     arrays = [
-        pa.array([kept[at] for kept in values], field.type)
-        for at, field in enumerate(columns.carried())
+        pa.array([row[at] for _, (_, row) in good], field.type)
+        for at, field in enumerate(columns.from_file())
     ]
     rejected = [
         {"file": url, "line": fault.number, "reason": fault.reason, "raw": fault.raw}
@@ -196,11 +196,11 @@ def _line_batch(url: str, columns: Columns, items: Sequence[Any]) -> Batch:
         if isinstance(fault, Fault)
     ]
     texts = [text for _, (text, _) in good]
-    return Batch(texts, columns.with_places(arrays, url, numbers), rejected)
+    return Batch(texts, columns.table(arrays, url, [number for number, _ in good]), rejected)
 
 
 def _fitting(value: Any, field: pa.Field) -> Any:
-    """A value carried through, fit for its column's type; BadValue if it is not."""
+    """`value` as the column's type holds it; raises BadValue if it does not fit."""
     if value is None:
         return None
     if pa.types.is_string(field.type):

@@ -1,7 +1,7 @@
-"""The input files of a corpus and the shards that they make.
+"""The input files of a corpus, and the shards (output files) that they make.
 
-- Files are found through fsspec: a path may be local or a URL such as `s3://...`.
-- An input file makes one shard. A parquet file of many rows makes several, cut at row groups.
+A path may be local or a URL such as `s3://...`, through fsspec. An input file makes one shard, but
+a parquet file of many rows makes several, cut at its row groups.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sse.common.errors import UserError
 from sse.text.parquet_tables import open_parquet
 from sse.text.record_files import file_system, kind_of
 
-OPENED = 8  # parquet files whose footers are read at a time
+FOOTERS = 8  # parquet footers read at a time
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one output file is made of: an input file, or a run of a parquet file's row groups.
+    """The input of one output file: a file of JSON lines, or row groups of a parquet file.
 
     Attributes:
-        number: of the shard.
+        number: the shard's number.
         url: the input file.
         kind: `json` or `parquet`.
-        start: first row group, and
-        stop: the one after the last; both 0 of JSON lines.
-        first: number of its first row in the file.
+        start: first row group; 0 for JSON lines.
+        stop: the row group after the last; 0 for JSON lines.
+        first: number of the shard's first row in the input file.
     """
 
     number: int
@@ -49,10 +49,10 @@ class Shard:
 
 
 def find_files(source: str) -> list[InputFile]:
-    """The data files that a path, a folder or a glob names, by name.
+    """The data files of a path, a folder or a glob, sorted by name, without empty files.
 
     Raises:
-        UserError: nothing there, an unknown kind, two kinds, only empty files.
+        UserError: no such path, no data file, two kinds of files, or only empty files.
     """
     kinds = "jsonl, jsonl.gz or parquet"
     system, path = file_system(source)
@@ -61,8 +61,6 @@ def find_files(source: str) -> list[InputFile]:
     elif system.isdir(path):
         names = [n for n in system.find(path) if not _hidden(n[len(path.rstrip("/")) :])]
     elif system.exists(path):
-        if _kind(path) is None:
-            raise UserError(f"{source}: unknown kind of file; give {kinds}")
         names = [path]
     else:
         raise UserError(f"{source}: no such file or folder")
@@ -72,7 +70,7 @@ def find_files(source: str) -> list[InputFile]:
         if (kind := _kind(name))
     ]
     if not files:
-        raise UserError(f"{source}: holds no {kinds} file")
+        raise UserError(f"{source}: no file of a known kind; give {kinds}")
     if len({file.kind for file in files}) > 1:
         raise UserError(f"{source}: holds parquet and JSON lines: encode them one after the other")
     if not any(file.size for file in files):
@@ -92,12 +90,12 @@ def _hidden(relative: str) -> bool:
 def shards_of(files: Sequence[InputFile], rows: int) -> list[Shard]:
     """All shards, in order: one per file of JSON lines, one or more per parquet file.
 
-    A parquet file's shard ends with the row group that brings it to `rows` rows.
+    A shard of a parquet file ends with the row group that brings it to at least `rows` rows.
 
     Raises:
         UserError: no rows at all.
     """
-    with ThreadPoolExecutor(OPENED) as pool:
+    with ThreadPoolExecutor(FOOTERS) as pool:
         cuts = list(pool.map(lambda file: _cuts(file, rows), files))
     places = [(file, cut) for file, bounds in zip(files, cuts, strict=True) for cut in bounds]
     if not places:

@@ -1,10 +1,9 @@
-"""Text to vectors with numpy and tokenizers alone: no torch, no sentence-transformers.
+"""Text to vectors with numpy and tokenizers alone, without torch.
 
-- The table is memory-mapped, so a model opens at once and processes share its pages.
-- A batch of texts goes through tokenizer, pooling, norm and L2 normalisation on one thread; several
-  batches run on as many cores. nanotoken, pooling and norm release the GIL.
-- Pooling and norm work on blocks of rows small enough for the cache.
-- An `Encoder` never changes after loading, but for words it remembers: threads may share it.
+- The table is memory-mapped: a model opens at once, and processes share its pages.
+- A thread takes one batch through tokenizer, pooling, norm and L2 normalisation. Batches run on
+  several cores, since nanotoken, pooling and norm release the GIL.
+- Threads may share an `Encoder`: only its cache of words changes after loading.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,25 +22,34 @@ from sse.model.folder import read_folder
 from sse.model.norm_forms import NORM_FORMS, normalise
 from sse.model.quantise import PRECISIONS, quantise_rows, quantise_vectors, width
 from sse.model.table import EmbeddingTable
-from sse.serving.threads import batches, cores, in_order, told
+from sse.serving.threads import batches, cores, counted, in_order
 from sse.text.tokenizer import load_tokenizer
 
-Asked = tuple[int, bool, str, str]  # dim, normalize, prompt, precision
-FEW = 64  # texts that go without generators and bars: a query should cost microseconds
-BLOCK = 128  # rows pooled and normed at a time: 256 KB at 512 dimensions
+FEW = 64  # texts encoded without generators, which cost more than a query
+BLOCK = 128  # rows pooled and normed at a time: they fit the processor's cache
+
+
+class Request(NamedTuple):
+    """The checked arguments of one call."""
+
+    dim: int
+    normalize: bool
+    prompt: str
+    precision: str
 
 
 class Encoder:
-    """Texts to vectors, y = norm(mean(E[ids])): the torch model's to 1e-6, without torch.
+    """y = norm(mean(E[ids])), the torch model's vectors to 1e-6.
 
     Args:
-        folder: an exported model, a published SSE folder or a StaticEmbedding.
-        dim: use the first `dim` dimensions only (Matryoshka).
-        fast: tokenise with nanotoken where it is installed and proven equal.
-        rows: hold the table as float32, float16, int8 or int4 rows; by default as stored.
-        verify: compare the files with the digests that the folder lists.
-        threads: cores that one call uses, all by default. Hugging Face's tokenizers follow
-            TOKENIZERS_PARALLELISM besides.
+        folder: an exported model, a published SSE folder or a StaticEmbedding (see
+            `sse.model.folder`).
+        dim: the first `dim` dimensions only (Matryoshka).
+        fast: use nanotoken where it is installed and proven equal.
+        rows: convert the table to float32, float16, int8 or int4 rows; by default as stored.
+        verify: see `sse.model.folder.read_folder`.
+        threads: cores per call, all by default. Hugging Face's tokenizers have threads of their
+            own, by TOKENIZERS_PARALLELISM.
 
     Raises:
         UserError: no model there, a damaged file, or parts that do not fit each other.
@@ -68,7 +76,7 @@ class Encoder:
         if rows is not None and rows != self.table.kind:
             self.table = EmbeddingTable(*quantise_rows(model.table, rows))
         self.full_dim = self.table.shape[1]
-        self.dim = self._checked(dim)
+        self.dim = self._prefix(dim, self.full_dim)
         self.tokenizer = load_tokenizer(
             str(model.tokenizer), max_tokens=model.max_tokens, fast=fast
         )
@@ -89,38 +97,37 @@ class Encoder:
         """Vectors of `texts`: (n, dim), or (dim,) of a single text.
 
         Args:
-            texts: one text, or any iterable of texts. Of iterators, only the vectors are kept.
-            dim: the first `dim` dimensions; by default all that were loaded.
-            normalize: scale each vector to length 1, after cutting it to `dim`.
-            batch_size: texts a thread takes at a time, or fewer where that leaves cores idle.
+            texts: one text, or any iterable of texts.
+            dim: the first `dim` dimensions; by default the encoder's `dim`.
+            normalize: scale each vector to length 1, after the cut to `dim`.
+            batch_size: texts per batch at most; a short list makes smaller ones for all cores.
             progress: show a bar.
-            prompt_name: which of the model's prompts goes before each text, such as "query".
-            precision: `float32`; `int8`, each vector scaled to its largest component; `binary`, the
-                signs packed into (n, ceil(dim / 8)) uint8.
+            prompt_name: the model's prompt to put before each text, such as "query".
+            precision: float32; int8, each vector scaled by its largest component; binary, the signs
+                packed into (n, dim / 8) uint8.
 
         Raises:
-            UserError: a dim that is no prefix, an unknown prompt or precision, a text that is no
-                str.
+            UserError: a dim that is no prefix, an unknown prompt or precision, or a text that is
+                no str.
         """
+        request = self._request(dim, normalize, prompt_name, precision)
         if isinstance(texts, str):
-            return self._work(
-                [texts], 0, False, *self._asked(dim, normalize, 1, prompt_name, precision)
-            )[0]
+            return self._work([texts], 0, False, request)[0]
         if isinstance(texts, list) and 0 < len(texts) <= min(batch_size, FEW):
-            asked = self._asked(dim, normalize, batch_size, prompt_name, precision)
-            return self._work(texts, 0, False, *asked)
+            return self._work(texts, 0, False, request)
         total = len(texts) if isinstance(texts, Sequence | np.ndarray) else None
-        out = None if total is None else self._new(total, dim, precision)
-        asked = self._asked(dim, normalize, batch_size, prompt_name, precision)
-        parts = self._parts(texts, batch_size, asked, out)
+        columns, dtype = width(request.dim, precision)
+        out = np.empty((total or 0, columns), dtype)
+        parts = self._parts(texts, batch_size, request, None if total is None else out)
         if progress:
             from tqdm.auto import tqdm  # slow to import
 
             bar = tqdm(total=total, desc="encoding", unit=" texts", unit_scale=True)
-            parts = told(parts, bar)
-        kept = [part for part in parts if out is None]
-        if out is None:
-            return np.concatenate(kept) if kept else self._new(0, dim, precision)
+            parts = counted(parts, bar)
+        if total is None:
+            return np.concatenate([out, *parts])
+        for _ in parts:  # each is written into `out`
+            pass
         return out
 
     def stream(
@@ -132,57 +139,50 @@ class Encoder:
         prompt_name: str | None = None,
         precision: str = "float32",
     ) -> Iterator[NDArray[Any]]:
-        """Vectors batch by batch, in order; memory stays at a few batches however many texts come.
+        """Vectors batch by batch, in order, with few batches in memory.
 
         The arguments are `encode`'s.
         """
-        asked = self._asked(dim, normalize, batch_size, prompt_name, precision)
-        yield from self._parts(texts, batch_size, asked)
+        request = self._request(dim, normalize, prompt_name, precision)
+        yield from self._parts(texts, batch_size, request)
 
     def _parts(
-        self, texts: Iterable[str], size: int, asked: Asked, out: NDArray[Any] | None = None
+        self, texts: Iterable[str], size: int, request: Request, out: NDArray[Any] | None = None
     ) -> Iterator[NDArray[Any]]:
-        """Batch by batch, into `out` where there is one."""
+        """The vectors of each batch, as rows of `out` if it is given."""
+        if size < 1:
+            raise UserError(f"batch_size is {size}: give at least 1")
 
         def work(part: Sequence[str], first: int, parallel: bool | None = False) -> NDArray[Any]:
             rows = None if out is None else out[first : first + len(part)]
-            return self._work(part, first, parallel, *asked, rows)
+            return self._work(part, first, parallel, request, rows)
 
         workers = self.threads or cores()
         parts = batches(texts, size, workers)
         head = list(islice(parts, 2))
-        if len(head) < 2:  # threads would only cost
+        if len(head) < 2:  # threads of ours would only cost
             yield from (work(part, 0, None if workers > 1 else False) for part in head)
         else:
             yield from in_order(work, chain(head, parts), workers)
 
-    def _asked(
-        self,
-        dim: int | None,
-        normalize: bool,
-        batch_size: int,
-        prompt_name: str | None,
-        precision: str,
-    ) -> Asked:
-        """The arguments, checked."""
+    def _request(
+        self, dim: int | None, normalize: bool, prompt_name: str | None, precision: str
+    ) -> Request:
         if precision not in PRECISIONS:
             raise UserError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: give at least 1")
-        return self._checked(dim, self.dim), normalize, self._prompt(prompt_name), precision
+        dim = self._prefix(dim, self.dim)
+        return Request(dim, normalize, self._prompt(prompt_name), precision)
 
     def _work(
         self,
         batch: Sequence[str],
         first: int,
         parallel: bool | None,
-        dim: int,
-        normalize: bool,
-        prompt: str,
-        precision: str,
+        request: Request,
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """One batch, whose first text has the number `first`, into `out` or a new array."""
+        """The vectors of one batch, in `out` or a new array; `first` numbers its first text."""
+        dim, normalize, prompt, precision = request
         _check_texts(batch, first)
         if prompt:
             batch = [prompt + text for text in batch]
@@ -196,7 +196,7 @@ class Encoder:
         return out
 
     def info(self) -> dict[str, Any]:
-        """What is loaded, ready for JSON."""
+        """Facts on the model, its tokenizer and its pooling, ready for JSON."""
         engine = self.tokenizer.engine
         return {
             "folder": str(self.folder),
@@ -217,7 +217,7 @@ class Encoder:
     def _encode(
         self, texts: Sequence[str], out: NDArray[np.float32], normalize: bool, parallel: bool | None
     ) -> None:
-        """Vectors of one batch into `out` (n, dim)."""
+        """Write the vectors of one batch into `out` (n, dim)."""
         batch, dim = self.tokenizer.encode(texts, parallel), out.shape[1]
         pooled = dim if self._prefix_suffices else self.full_dim
         for start in range(0, len(texts), BLOCK):
@@ -230,12 +230,9 @@ class Encoder:
             if normalize:
                 normalise(block)
 
-    def _new(self, rows: int, dim: int | None, precision: str) -> NDArray[Any]:
-        columns, dtype = width(self._checked(dim, self.dim), precision)
-        return np.empty((rows, columns), dtype)
-
-    def _checked(self, dim: int | None, most: int | None = None) -> int:
-        most = most or self.full_dim
+    @staticmethod
+    def _prefix(dim: int | None, most: int) -> int:
+        """`dim`, by default `most`; raises UserError outside 1 to `most`."""
         if dim is None:
             return most
         if not 1 <= dim <= most:
@@ -243,6 +240,7 @@ class Encoder:
         return int(dim)
 
     def _prompt(self, name: str | None) -> str:
+        """The prompt of that name, by default the model's default prompt or none."""
         name = name or self.default_prompt_name
         if name is None:
             return ""
@@ -253,6 +251,7 @@ class Encoder:
 
 
 def _check_texts(texts: Sequence[str], first: int) -> None:
+    """Raise UserError for a text that is no str; `first` numbers the first text."""
     if set(map(type, texts)) <= {str}:
         return
     for row, text in enumerate(texts):

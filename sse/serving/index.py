@@ -1,11 +1,10 @@
-"""A searchable collection in one file: texts, vectors and where they came from. faiss searches it.
+"""A searchable collection in one file: texts, their vectors and where they came from.
 
-- The file (`sse.serving.index_file`) is memory-mapped: opening costs nothing, processes share its
-  pages.
-- `exact`: float32 vectors, inner products of all of them.
-- `binary`: the vectors' signs (32 times fewer bytes) find candidates by Hamming distance, float16
-  vectors rescore them.
-- The top k are faiss's work, chunk by chunk of the file, merged by its heap.
+- The file (`index_file.py`) is memory-mapped, so it opens at once and processes share its pages.
+- `exact`: inner products with all vectors, float32.
+- `binary`: the signs of the vectors find candidates by Hamming distance, and float16 vectors
+  rescore them. Signs take 32 times fewer bytes than float32.
+- faiss finds the best rows of each chunk of the file, and its heap merges them.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from sse.serving.encoder import Encoder
 from sse.serving.index_file import index_writer, open_chunks
 from sse.text.records import Record
 
-KINDS = ("exact", "binary")
-CHUNK = 65_536  # rows of the file that are searched at a time
-CHUNK_CHARACTERS = 250_000_000  # of long texts fewer rows: Arrow counts the bytes in 31 bits
-OVERSAMPLING = 10  # candidates a result, for binary
+INDEX_KINDS = ("exact", "binary")
+CHUNK = 65_536  # rows searched at a time
+CHUNK_CHARACTERS = 250_000_000  # per chunk: Arrow counts its bytes in 31 bits
+OVERSAMPLING = 10  # candidates per result of a binary index
 PROBE = "The quick brown fox jumps over the lazy dog, 1234567890 times."
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One result: its rank from 1, its cosine, the text and where it came from."""
+    """One result: its rank from 1, its cosine, the text and the place that it came from."""
 
     rank: int
     score: float
@@ -47,10 +46,9 @@ class Hit:
 
 @contextlib.contextmanager
 def threads_for(faiss: Any, queries: int) -> Iterator[None]:
-    """No more of faiss's threads than queries, for this thread and this while.
+    """Let faiss use at most one thread per query meanwhile.
 
-    It shares out queries, so further threads only wait for each other: on a busy machine one query
-    took 30 ms with two threads and 4 ms with one.
+    faiss divides the queries among its threads, so more threads only wait for each other.
     """
     most = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(max(1, min(most, queries)))
@@ -65,27 +63,27 @@ def build_index(
     model: Encoder,
     target: str | os.PathLike[str],
     kind: str = "exact",
-    told: Callable[[int], object] = lambda n: None,
+    progress: Callable[[int], object] = lambda n: None,
     batch_size: int = 1024,
 ) -> int:
     """Encode `rows` and write them to `target`, whole or not at all.
 
     Args:
-        rows: the texts; read once, never held together.
-        model: what encodes them, and later the queries.
+        rows: the texts; read once, a chunk in memory at a time.
+        model: the encoder of the texts, and later of the queries.
         target: the file.
         kind: exact or binary.
-        told: called with the number of texts done since the last call.
-        batch_size: texts a thread takes at a time.
+        progress: called with the number of texts encoded since the last call.
+        batch_size: texts a thread encodes at a time.
 
     Returns:
-        How many were written.
+        The number of texts.
 
     Raises:
         UserError: an unknown kind, or no texts.
     """
-    if kind not in KINDS:
-        raise UserError(f"index kind '{kind}': choose one of {', '.join(KINDS)}")
+    if kind not in INDEX_KINDS:
+        raise UserError(f"index kind '{kind}': choose one of {', '.join(INDEX_KINDS)}")
     waiting: deque[Record] = deque()
 
     def texts() -> Iterator[str]:
@@ -95,19 +93,19 @@ def build_index(
 
     about = {"model": str(model.folder.resolve()), "probe": model.encode(PROBE)[:32].tolist()}
     with atomic_file(target) as path, index_writer(path, kind, model.dim, about) as file:
-        taken: list[Record] = []
+        chunk: list[Record] = []
         parts: list[NDArray[np.float32]] = []
         size = 0
         for vectors in model.stream(texts(), batch_size=batch_size):
             new = [waiting.popleft() for _ in range(len(vectors))]
-            taken, size = taken + new, size + sum(len(row.text) for row in new)
+            chunk, size = chunk + new, size + sum(len(row.text) for row in new)
             parts.append(vectors)
-            if len(taken) >= CHUNK or size >= CHUNK_CHARACTERS:
-                file.write(taken, np.concatenate(parts))
-                taken, parts, size = [], [], 0
-            told(len(vectors))
-        if taken:
-            file.write(taken, np.concatenate(parts))
+            if len(chunk) >= CHUNK or size >= CHUNK_CHARACTERS:
+                file.write(chunk, np.concatenate(parts))
+                chunk, parts, size = [], [], 0
+            progress(len(vectors))
+        if chunk:
+            file.write(chunk, np.concatenate(parts))
         if not file.rows:
             raise UserError("no texts to index")
     return file.rows
@@ -118,7 +116,7 @@ class Index:
 
     Args:
         path: the file.
-        model: folder of the model; by default the one it was made with, where that stood then.
+        model: folder of its model; by default the folder that the index was made with.
         fast: see `sse.Encoder`.
 
     Raises:
@@ -138,7 +136,8 @@ class Index:
         self.kind, self.dim, folder = about["kind"], about["dim"], model or str(about.get("model"))
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])
         if model is None and not Path(folder).is_dir():
-            raise UserError(f"{path} was made with {folder}, which is gone: give the model with -m")
+            way_out = "give its new folder as `model`"
+            raise UserError(f"{path} was made with {folder}, which is gone: {way_out}")
         self.model = Encoder(folder, fast=fast)
         if self.dim > self.model.full_dim:
             raise UserError(f"{path} was made with another model than {folder}: index again")
@@ -152,12 +151,12 @@ class Index:
     def search(
         self, queries: list[str], k: int = 10, oversampling: int = OVERSAMPLING
     ) -> list[list[Hit]]:
-        """The `k` best texts of each query, best first, by the cosine.
+        """The `k` best texts of each query by cosine, best first.
 
         Args:
             queries: the texts to search for.
-            k: results a query.
-            oversampling: candidates a result that a binary index rescores.
+            k: results per query.
+            oversampling: candidates per result that a binary index rescores.
         """
         prompt = "query" if "query" in self.model.prompts else None
         vectors = self.model.encode(queries, prompt_name=prompt)
@@ -170,7 +169,7 @@ class Index:
     def search_vectors(
         self, queries: NDArray[np.float32], k: int = 10, oversampling: int = OVERSAMPLING
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Scores and rows, both (q, min(k, n)), of query vectors (q, dim) of length 1."""
+        """Scores and row numbers, both (q, min(k, n)), for query vectors (q, dim) of length 1."""
         if k < 1 or oversampling < 1:
             raise UserError(f"k {k}, oversampling {oversampling}: give at least 1")
         k = min(k, len(self))
@@ -192,7 +191,7 @@ class Index:
     def _top(
         self, k: int, largest: bool, queries: int, knn: Callable[[Any, int], tuple[Any, Any]]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best `k` over all chunks."""
+        """Scores and row numbers of the best `k` rows over all chunks, by `knn(chunk, k)`."""
         heap = self._faiss.ResultHeap(queries, k, keep_max=largest)
         for start, chunk in zip(self._starts.tolist(), self._chunks, strict=False):
             with threads_for(self._faiss, queries):
@@ -204,22 +203,22 @@ class Index:
         return heap.D, heap.I
 
     def _gather(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors of `rows`, float32 and of length 1 again."""
+        """The vectors of `rows`, float32, of length 1 again."""
         out = np.empty((len(rows), self.dim), np.float32)
-        homes = np.searchsorted(self._starts, rows, "right") - 1
-        for home in np.unique(homes):
-            here = homes == home
-            out[here] = self._chunks[home].vectors(rows[here] - self._starts[home])
+        numbers = np.searchsorted(self._starts, rows, "right") - 1
+        for number in np.unique(numbers):
+            within = numbers == number
+            out[within] = self._chunks[number].vectors(rows[within] - self._starts[number])
         normalise(out)
         return out
 
     def _text(self, row: int) -> tuple[str, str]:
-        home = int(np.searchsorted(self._starts, row, "right")) - 1
-        return self._chunks[home].text(row - int(self._starts[home]))
+        number = int(np.searchsorted(self._starts, row, "right")) - 1
+        return self._chunks[number].text(row - int(self._starts[number]))
 
 
 def _agree(ours: NDArray[np.float32], theirs: Any) -> bool:
-    """Whether the probe's vector is the one that the index tells of."""
+    """Whether the probe's vector is the one that the index recorded."""
     try:
         return bool(np.allclose(ours, np.array(theirs, np.float32), atol=1e-3))
     except (TypeError, ValueError):

@@ -1,13 +1,11 @@
-"""The file of an index: Arrow IPC, memory-mapped, every part checked before it is believed.
+"""The file of an index: Arrow IPC, memory-mapped, each part checked before its use.
 
 - Columns: `where`, `text`, `check` (a CRC-32 of both) and `vector`, float32. A binary index has
-  float16 vectors, their `code` (signs) and their `sum`, the halves weighted 1, 3, 5, ...
-- What a search scans whole (vectors, or codes) has a CRC-32 per chunk, compared when the chunk is
-  first scanned. What it picks row by row has the row's `check` and `sum`. So opening stays free,
-  and a flipped bit changes no result. Format 2 has sums of an older kind in place of the CRC-32,
-  which are not compared.
-- Rows are cut out of Arrow's buffers here, by offsets that are checked: a file from a stranger can
-  make no reader step outside of it.
+  float16 vectors, their `code` (signs) and their `sum` (16-bit words weighted 1, 3, 5, ...).
+- A search scans vectors or codes whole: each chunk has their CRC-32, compared at the first scan.
+  Other values are read by row: each row has its `check` and `sum`. So opening reads little, and a
+  flipped bit changes no result.
+- Offsets are checked before rows are cut from Arrow's buffers, as a file may come from a stranger.
 """
 
 from __future__ import annotations
@@ -25,12 +23,13 @@ from numpy.typing import NDArray
 from sse.common.errors import UserError
 from sse.text.records import Record
 
-FORMAT, FORMATS = 3, (2, 3)  # written, read
-_BROKEN = "index the texts again"
+# Format 2 has older sums in place of the CRC-32; they are not compared.
+FORMAT, FORMATS = 3, (2, 3)  # to write, to read
+_WAY_OUT = "index the texts again"
 
 
 def schema(kind: str, dim: int, about: dict[str, Any]) -> Any:
-    """The columns of an index of `kind`, with `about` as metadata."""
+    """The Arrow schema of an index of `kind`, with `about` as metadata."""
     import pyarrow as pa
 
     binary = kind == "binary"
@@ -42,13 +41,13 @@ def schema(kind: str, dim: int, about: dict[str, Any]) -> Any:
 
 
 class IndexWriter:
-    """Appends chunks to an index.
+    """A writer that appends chunks to an index.
 
     Args:
         path: the file.
         kind: exact or binary.
         dim: columns of the vectors.
-        about: what the index says of itself.
+        about: further facts for the metadata.
     """
 
     def __init__(self, path: Path, kind: str, dim: int, about: dict[str, Any]) -> None:
@@ -89,19 +88,19 @@ class IndexWriter:
         self.rows += rows
 
     def close(self) -> None:
-        """Write the end: a chunk without rows, so that a missing last chunk is missed."""
+        """Write the end: a chunk without rows, whose absence shows that the file was cut off."""
         self._append([self._pa.array([], field.type) for field in self.schema], 0, None)
         self._file.close()
 
     def abandon(self) -> None:
-        """Let go of a file that will not be whole."""
+        """Close the file without its end."""
         with contextlib.suppress(Exception):
             self._file.close()
 
 
 @contextlib.contextmanager
 def index_writer(path: Path, kind: str, dim: int, about: dict[str, Any]) -> Iterator[IndexWriter]:
-    """An `IndexWriter` that is closed where all went well."""
+    """An `IndexWriter`, which writes the end unless an error is raised meanwhile."""
     writer = IndexWriter(path, kind, dim, about)
     try:
         yield writer
@@ -112,7 +111,11 @@ def index_writer(path: Path, kind: str, dim: int, about: dict[str, Any]) -> Iter
 
 
 class Chunk:
-    """Some rows of an index, in the file's memory map."""
+    """One chunk of an index, in the file's memory map.
+
+    Raises:
+        ValueError: the chunk's columns do not fit its rows.
+    """
 
     def __init__(self, path: Path, batch: Any, seal: dict[str, Any], kind: str, dim: int) -> None:
         self._path, self._crc = path, seal.get("crc")
@@ -120,7 +123,7 @@ class Chunk:
         self.start, self.rows = int(seal["start"]), int(seal["rows"])
         if len(batch) != self.rows or any(c.null_count or c.offset for c in batch.columns):
             raise ValueError("rows are missing")
-        batch.validate()  # that each buffer is as long as the rows ask
+        batch.validate()  # raises for a buffer that is too short for the rows
         element = np.float32 if kind == "exact" else np.float16
         self._vectors = _fixed(batch.column("vector").flatten(), element, self.rows, dim)
         self._checks = _fixed(batch.column("check"), np.uint32, self.rows, 1).ravel()
@@ -134,49 +137,49 @@ class Chunk:
         return self.rows
 
     def scanned(self) -> NDArray[Any]:
-        """What a search scans, without a copy: vectors (n, dim), or codes (n, dim / 8).
+        """The array that a search scans, without a copy: vectors (n, dim) or codes (n, dim / 8).
 
         Raises:
-            UserError: not what was written.
+            UserError: it is damaged.
         """
         whole = self._vectors if self._codes is None else self._codes
         if not self._scanned and zlib.crc32(whole.data) != self._crc:
-            raise UserError(f"{self._path}: rows from {self.start} are damaged: {_BROKEN}")
+            raise UserError(f"{self._path}: rows from {self.start} are damaged: {_WAY_OUT}")
         self._scanned = True
         return whole
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """The vectors of some rows of a binary index (n, dim).
+        """Vectors (n, dim) of some rows of a binary index.
 
         Raises:
-            UserError: not what was written.
+            UserError: one of them is damaged.
         """
-        picked = self._vectors[rows]
-        wrong = np.flatnonzero(_sums(picked) != self._sums[rows])
+        vectors = self._vectors[rows]
+        wrong = np.flatnonzero(_sums(vectors) != self._sums[rows])
         if len(wrong):
-            raise UserError(self._damaged(int(rows[wrong[0]])))
-        return picked
+            raise self._damage(int(rows[wrong[0]]))
+        return vectors
 
     def text(self, row: int) -> tuple[str, str]:
-        """Text of a row and where it came from.
+        """The text of a row and the place that it came from.
 
         Raises:
-            UserError: not what was written.
+            UserError: one of them is damaged.
         """
         text, where = self._texts[row], self._wheres[row]
         if text is None or where is None or _check(where, text) != self._checks[row]:
-            raise UserError(self._damaged(row))
+            raise self._damage(row)
         return text.decode("utf-8", "replace"), where.decode("utf-8", "replace")
 
-    def _damaged(self, row: int) -> str:
-        return f"{self._path}: row {self.start + row} is damaged: {_BROKEN}"
+    def _damage(self, row: int) -> UserError:
+        return UserError(f"{self._path}: row {self.start + row} is damaged: {_WAY_OUT}")
 
 
 def open_chunks(path: Path) -> tuple[dict[str, Any], list[Chunk]]:
-    """What the index says of itself, and its chunks.
+    """The metadata of an index, and its chunks.
 
     Raises:
-        UserError: no index there, one of another format, a damaged one.
+        UserError: no index, one of another format, or a damaged one.
     """
     import pyarrow as pa
 
@@ -185,7 +188,7 @@ def open_chunks(path: Path) -> tuple[dict[str, Any], list[Chunk]]:
         about = json.loads((reader.schema.metadata or {})[b"sse"])
         if about["format"] not in FORMATS:
             raise UserError(
-                f"{path} has format {about['format']!r}, this version reads {FORMATS}: {_BROKEN}"
+                f"{path} has format {about['format']!r}, this version reads {FORMATS}: {_WAY_OUT}"
             )
         kind, dim = about["kind"], about["dim"]
         if not reader.schema.equals(schema(kind, dim, about)):
@@ -211,12 +214,12 @@ def open_chunks(path: Path) -> tuple[dict[str, Any], list[Chunk]]:
         RecursionError,
     ) as error:  # fmt: skip
         reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: no index, or a damaged one ({reason}): {_BROKEN}") from None
+        raise UserError(f"{path}: no index, or a damaged one ({reason}): {_WAY_OUT}") from None
     return about, chunks
 
 
 def _fixed(column: Any, dtype: Any, rows: int, width: int) -> NDArray[Any]:
-    """(rows, width) of a column without nulls, without a copy."""
+    """An array (rows, width) of a column without nulls, without a copy."""
     return np.frombuffer(column.buffers()[-1], dtype, rows * width).reshape(rows, width)
 
 
@@ -238,8 +241,9 @@ def _check(where: bytes, text: bytes) -> int:
 
 
 def _sums(vectors: NDArray[Any]) -> NDArray[np.uint64]:
-    """Per row (n, dim) the sum of its 16-bit words, weighted 1, 3, 5, ...: odd weights that differ
-    let no two flipped bits cancel each other.
+    """Per row of (n, dim) the sum of its 16-bit words, weighted 1, 3, 5, ...
+
+    The weights are odd and differ, so two flipped bits cannot cancel each other.
     """
     weights = np.arange(1, 2 * vectors.shape[1], 2, dtype=np.uint64)
     return vectors.view(np.uint16).astype(np.uint64) @ weights

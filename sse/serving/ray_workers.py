@@ -1,4 +1,4 @@
-"""Workers on Ray that write a corpus's shards, and the model sent to them."""
+"""Workers on Ray that write a corpus's shards, and the model that is sent to them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,21 @@ from sse.serving.corpus_files import Shard
 from sse.serving.encoder import Encoder
 from sse.serving.shards import Job, Store, write_shard
 
-SENT = 64_000_000  # bytes of a model that is sent to nodes; a larger one they must have
+MAX_SENT = 64_000_000  # bytes of a model sent to nodes; a larger one must be on each node
 
 
 def write_shards(
     job: Job, shards: Sequence[Shard], workers: int | None, cluster: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Write the shards with one worker per core; the outcome of each as it appears.
+    """Write the shards with one worker per core, and yield the outcome of each.
+
+    An outcome has `number`, `rows`, `rejected`, `seconds`, and `fault` with `errno` of a failure.
+
+    Args:
+        job: the model and the options.
+        shards: what to write.
+        workers: how many; by default one per core of the session.
+        cluster: the address of a cluster, which is sent the model; None for this machine.
 
     Raises:
         UserError: a worker was lost more often than Ray replaces it.
@@ -33,8 +41,8 @@ def write_shards(
     import ray
 
     folder, files = Path(job.model), None
-    if cluster and sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= SENT:
-        files = ray.put(packed(folder))
+    if cluster and sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= MAX_SENT:
+        files = ray.put(model_files(folder))
     size = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(shards))
     items = [asdict(shard) for shard in shards]
     outcomes = ray.data.from_items(items, override_num_blocks=len(items)).map(
@@ -54,21 +62,21 @@ def write_shards(
 
 
 class Worker:
-    """One core's encoder, kept from shard to shard; what Ray runs as an actor.
+    """A Ray actor with one core and one encoder, which writes shard after shard.
 
     Args:
         job: the model and the options.
-        files: the model's files by name, where no node but the caller's has them.
+        files: Ray's reference to the model's files by name; None where the node has the model.
     """
 
     def __init__(self, job: Job, files: Any = None) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        model = job.model if files is None else _unpacked(files)
+        model = job.model if files is None else _unpack(files)
         self.job, self.store = job, Store(job.out)
         self.encoder = Encoder(model, job.dim, fast=job.fast, threads=1)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Write one shard; its counts, or the fault that a user can mend."""
+        """Write one shard and return its outcome; a failure that a user can mend is its `fault`."""
         begin = time.perf_counter()
         numbers = {name: int(row[name]) for name in ("number", "start", "stop", "first")}
         shard = Shard(url=str(row["url"]), kind=str(row["kind"]), **numbers)
@@ -82,8 +90,8 @@ class Worker:
         return outcome | {"seconds": time.perf_counter() - begin}
 
 
-def packed(folder: Path) -> dict[str, bytes]:
-    """A model folder's files, to be sent to nodes that do not have it."""
+def model_files(folder: Path) -> dict[str, bytes]:
+    """The content of a model folder's files, by name."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -91,8 +99,8 @@ def packed(folder: Path) -> dict[str, bytes]:
     }
 
 
-def home_of(files: dict[str, bytes]) -> Path:
-    """Where a node keeps the files it was sent."""
+def folder_for(files: dict[str, bytes]) -> Path:
+    """The folder of a node for a model with these files."""
     content = hashlib.sha256()
     for name, data in sorted(files.items()):
         content.update(name.encode() + b"\0" + data)
@@ -100,12 +108,12 @@ def home_of(files: dict[str, bytes]) -> Path:
     return Path(tempfile.gettempdir()) / f"sse-model-{user}-{content.hexdigest()[:24]}"
 
 
-def _unpacked(files: Any) -> str:
-    """A folder of these files, shared by a node's workers, who map the same table."""
+def _unpack(files: Any) -> str:
+    """The folder of these files, which the workers of a node share, as they map one table."""
     import ray
 
     received: dict[str, bytes] = ray.get(files)
-    folder = home_of(received)
+    folder = folder_for(received)
     if not folder.exists():
         with contextlib.suppress(OSError), atomic_folder(folder) as temporary:
             for name, data in received.items():

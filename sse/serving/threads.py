@@ -1,4 +1,4 @@
-"""Batches of texts on all cores, in order, without holding more than a few."""
+"""Batches of texts on several threads, results in order, few batches in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-SMALLEST = 128  # texts that are worth a turn of a thread
+SMALLEST = 128  # texts per batch at least: fewer do not repay a thread's turn
 
 
 def cores() -> int:
@@ -22,7 +22,7 @@ def cores() -> int:
 
 
 def batches(texts: Iterable[str], size: int, workers: int) -> Iterator[Sequence[str]]:
-    """Runs of `size` texts; of a list shorter, where a worker would have nothing to do."""
+    """Runs of `size` texts; shorter runs of a short list, so that each worker has two."""
     if isinstance(texts, list | tuple):
         size = min(size, max(SMALLEST, -(-len(texts) // (2 * workers))))
         for start in range(0, len(texts), size):
@@ -38,11 +38,11 @@ def in_order(
     parts: Iterable[Sequence[str]],
     workers: int,
 ) -> Iterator[NDArray[Any]]:
-    """`work(part, number of its first text)` on `workers` threads, results in order.
+    """`work(part, number of its first text)` of each part on `workers` threads, in order.
 
-    Never more than a few parts ahead, so that a stream may be endless.
+    Only a few parts are read ahead, so a stream may be endless.
     """
-    if workers == 1:  # the caller's own thread
+    if workers == 1:  # no thread but the caller's
         first = 0
         for part in parts:
             yield work(part, first)
@@ -63,8 +63,8 @@ def in_order(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def told(parts: Iterator[NDArray[Any]], bar: Any) -> Iterator[NDArray[Any]]:
-    """The same batches, with a bar that counts their rows."""
+def counted(parts: Iterator[NDArray[Any]], bar: Any) -> Iterator[NDArray[Any]]:
+    """`parts` as they are, their rows counted by a progress bar."""
     with bar:
         for part in parts:
             yield part

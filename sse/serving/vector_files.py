@@ -1,4 +1,4 @@
-"""Vectors into files: parquet with fixed-size lists, npy, JSON lines. Whole files or none."""
+"""Files of vectors: parquet with fixed-size lists, npy, JSON lines; each is whole or absent."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ GROUP = 32_768  # rows of a parquet row group
 
 
 class Writer(Protocol):
-    """Takes vectors batch by batch."""
+    """A writer of vectors, batch by batch."""
 
     def write(self, rows: Sequence[Record], vectors: NDArray[Any]) -> None:
         """Append vectors (n, d) of the texts `rows`."""
 
     def close(self) -> None:
-        """Write what is still held."""
+        """Write what is still in memory."""
 
 
 def output_format(target: str, form: str | None = None) -> str:
-    """What `target` will hold, by its name unless said.
+    """The format of `target`: `form`, by default the ending of its name.
 
     Raises:
-        UserError: a name that tells nothing, or one that tells something unknown.
+        UserError: a folder, or an unknown ending.
     """
     suffix = "jsonl" if target == "-" else Path(target).suffix.lower().lstrip(".")
     form = form or {"ndjson": "jsonl", "json": "jsonl", "pq": "parquet"}.get(suffix, suffix)
     if target != "-" and Path(target).is_dir():
         raise UserError(f"{target} is a folder: name a file in it")
     if form not in OUTPUTS:
-        raise UserError(f"{target}: end it in .{', .'.join(OUTPUTS)}, or say which with --to")
+        raise UserError(f"{target}: end it in .{', .'.join(OUTPUTS)}, or name its `form`")
     return form
 
 
@@ -50,15 +50,15 @@ def output_format(target: str, form: str | None = None) -> str:
 def vector_file(
     target: str, form: str, dim: int, dtype: Any, with_text: bool = True, force: bool = False
 ) -> Iterator[Writer]:
-    """A writer to `target`, which appears under its name only when all has been written.
+    """A writer to `target`, which appears under its name only when it is whole.
 
     Args:
         target: the path, or `-` for standard output (JSON lines).
         form: parquet, npy or jsonl.
         dim: columns of the vectors.
         dtype: their type.
-        with_text: write the texts beside their vectors (npy holds vectors only).
-        force: replace a file that exists.
+        with_text: write the texts beside their vectors; npy holds vectors only.
+        force: replace an existing file.
 
     Raises:
         UserError: a target that exists, or is a folder.
@@ -82,19 +82,19 @@ def vector_file(
         try:
             yield writer
         except BaseException:
-            with contextlib.suppress(Exception):  # the file goes anyway
+            with contextlib.suppress(Exception):  # the file is removed anyway
                 writer.close()
             raise
         writer.close()
 
 
 def check_target(target: str | os.PathLike[str], force: bool) -> None:
-    """Refuse what must not be overwritten."""
+    """Raise UserError if `target` is a folder, or a file that must not be replaced."""
     path = Path(target)
     if path.is_dir():
         raise UserError(f"{target} is a folder: name a file in it")
     if path.exists() and not force:
-        raise UserError(f"{target} exists: give another name, or --force to replace it")
+        raise UserError(f"{target} exists: give another name, or `force` to replace it")
 
 
 class _JsonLines:
@@ -139,7 +139,7 @@ class _Parquet:
 
         self.pa, self.path, self.with_text = pa, path, with_text
         self.type = pa.list_(pa.from_numpy_dtype(dtype), dim)
-        self.held: list[Any] = []
+        self.tables: list[Any] = []
         self.count = 0
         self.file: Any = None
 
@@ -155,24 +155,24 @@ class _Parquet:
             columns["text"] = pa.array([_storable(row.text) for row in rows], pa.large_string())
         flat = pa.array(np.ascontiguousarray(vectors).ravel())
         columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, type=self.type)
-        self.held.append(pa.table(columns))
+        self.tables.append(pa.table(columns))
         self.count += len(vectors)
         if self.count >= GROUP:
             self._flush()
 
     def _flush(self) -> None:
-        table = self.pa.concat_tables(self.held, promote_options="permissive")
+        table = self.pa.concat_tables(self.tables, promote_options="permissive")
         if self.file is None:
             self.file = parquet_writer(self.path, table.schema)
         self.file.write_table(table.cast(self.file.schema))
-        self.held, self.count = [], 0
+        self.tables, self.count = [], 0
 
     def close(self) -> None:
-        if self.file is None and not self.held:
+        if self.file is None and not self.tables:
             self.write(
                 [], np.empty((0, self.type.list_size), self.type.value_type.to_pandas_dtype())
             )
-        if self.held:
+        if self.tables:
             self._flush()
         self.file.close()
 
@@ -180,7 +180,7 @@ class _Parquet:
 def parquet_writer(path: Path, schema: Any, vector: str = "vector") -> Any:
     """A `ParquetWriter` for tables with a column of vectors.
 
-    Vectors are noise: dictionaries, statistics and compression would cost time and save nothing.
+    Vectors hardly repeat, so they get no dictionaries, statistics or compression.
     """
     import pyarrow.parquet as pq
 
@@ -192,5 +192,5 @@ def parquet_writer(path: Path, schema: Any, vector: str = "vector") -> Any:
 
 
 def _storable(value: Any) -> Any:
-    """Lone surrogates, which UTF-8 cannot hold, become question marks."""
+    """`value`, with half a surrogate pair in a text, which UTF-8 cannot hold, replaced by `?`."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value

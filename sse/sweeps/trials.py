@@ -121,26 +121,20 @@ def run_trial(
     folder = out / "trials" / trial.name
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    try:
-        with FileLock(folder / "lock", timeout=LOCK_WAIT):
-            if (folder / DONE).exists():  # another sweep of this folder was faster
-                return Outcome(trial, read_facts(folder))
-            (folder / FAILED).unlink(missing_ok=True)
-            for _ in range(ATTEMPTS):
-                code, log = _train(trial, folder, threads, stop)
-                if code == 0:
-                    return _record(trial, folder, keep, time.perf_counter() - start)
-                if stop.is_set():
-                    return Outcome(trial, None, "stopped")
-                died = code < 0 or code > 128  # by a signal; any other code is the trainer's own
-                if not died:
-                    return fail(out, trial, _reason(log), log[max(0, log.rfind("Traceback")) :])
-            number = -code if code < 0 else code - 128
-            hint = ", perhaps for want of memory" if number == signal.SIGKILL else ""
-            error = f"its process ended {ATTEMPTS} times, last by signal {number}{hint}"
-            return fail(out, trial, error)
-    except Timeout:
-        return fail(out, trial, f"{folder}: another sweep is training this trial: wait for it")
+    if (folder / DONE).exists():  # another sweep of this folder was faster
+        return Outcome(trial, read_facts(folder))
+    (folder / FAILED).unlink(missing_ok=True)
+    for _ in range(ATTEMPTS):
+        code, log = _train(trial, folder, threads, stop)
+        if code == 0:
+            return _record(trial, folder, keep, time.perf_counter() - start)
+        if stop.is_set():
+            return Outcome(trial, None, "stopped")
+        if 0 < code <= 128:  # the trainer's own, not a signal's
+            return fail(out, trial, _reason(log), log[max(0, log.rfind("Traceback")) :])
+    number = -code if code < 0 else code - 128
+    hint = ", perhaps for want of memory" if number == signal.SIGKILL else ""
+    return fail(out, trial, f"its process ended {ATTEMPTS} times, last by signal {number}{hint}")
 
 
 def fail(out: Path, trial: Trial, error: str, detail: str = "") -> Outcome:
@@ -154,14 +148,11 @@ def fail(out: Path, trial: Trial, error: str, detail: str = "") -> Outcome:
 
 def _train(trial: Trial, folder: Path, threads: int, stop: threading.Event) -> tuple[int, str]:
     """Run the trainer to its end, or to a stop; its exit code, and what it added to log.txt."""
-    begun = (folder / "config.yaml").exists()
-    options = [f"--resume={folder}"] if begun else [*trial.arguments, f"--out={folder}"]
-    command = [sys.executable, "-m", __name__, str(os.getpid()), *options]
     number = str(threads)
     with (folder / "log.txt").open("a+", encoding="utf-8", errors="replace") as log:
         size = log.seek(0, os.SEEK_END)
         process = subprocess.Popen(
-            [*command, "--trainer.enable_progress_bar=false"],
+            [sys.executable, "-m", __name__, str(os.getpid()), str(folder), *trial.arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -204,12 +195,31 @@ def _record(trial: Trial, folder: Path, keep: Sequence[str], seconds: float) -> 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train in this process until the sweep's is gone: the sweep's process id, then options."""
+    """Train in this process, alone in the trial's folder, until the sweep's process is gone.
+
+    Args:
+        arguments: the sweep's process id, the trial's folder, the trainer's options.
+
+    Returns:
+        The exit code; 0 at once where the run had ended and only trial.json was missing.
+    """
     from sse.training.run import run
 
-    parent, *options = arguments
+    parent, name, *options = arguments
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
-    return run(options)
+    folder = Path(name)
+    try:
+        with FileLock(folder / "lock", timeout=LOCK_WAIT):
+            if (folder / SCORES).exists():
+                return 0
+            if (folder / "config.yaml").exists():
+                options = [f"--resume={folder}"]
+            else:
+                options.append(f"--out={folder}")
+            return run([*options, "--trainer.enable_progress_bar=false"])
+    except Timeout:
+        sys.stderr.write(f"error: {folder}: another sweep is training this trial: wait for it\n")
+        return 2
 
 
 def _end_with(parent: int) -> None:

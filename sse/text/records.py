@@ -253,7 +253,7 @@ def text_of(value: Any, column: str) -> str:
 
 
 def unicode_of(text: str, column: str) -> str:
-    """`text`; BadValue for half a surrogate pair: JSON can escape it, UTF-8 cannot hold it."""
+    """`text`; raises BadValue for half a surrogate pair, which UTF-8 cannot hold."""
     if not text.isascii():
         try:
             text.encode()

@@ -127,18 +127,18 @@ def test_a_bad_file_is_one_line_and_leaves_nothing(model, tmp_path, capsys, name
 BAD_COMMANDS = [
     (["encode", "nope.txt", "o.npy"], "nope.txt: no such file"),
     (["encode", ".", "o.npy"], ".: is a folder"),
-    (["encode", "t.jsonl", "o.xyz"], "o.xyz: end it in .parquet"),
+    (["encode", "t.jsonl", "o.xyz"], "o.xyz: end it in .parquet, .npy, .jsonl, or name its --to"),
     (["encode", "t.jsonl", "-", "--to", "npy"], "cannot go to standard output"),
-    (["encode", "t.jsonl", "t.npy"], "t.npy exists"),
+    (["encode", "t.jsonl", "t.npy"], "t.npy exists: give another name, or --force to replace it"),
     (["encode", "t.jsonl", "."], "is a folder"),
-    (["encode", "t.jsonl", "o.npy", "--dim", "17"], "dim 17 is no prefix of the model's 16"),
+    (["encode", "t.jsonl", "o.npy", "--dim", "17"], "--dim 17 is no prefix of the model's 16"),
     (["encode", "t.jsonl", "o.npy", "--column", "body"], "no column 'body': it has"),
     (["encode", "t.parquet", "o.npy", "--column", "body"], "no column 'body': it has"),
     (["encode", "t.parquet", "o.npy", "--column", "id"], "'id' holds int64"),
     (["encode", "t.txt", "o.npy", "--column", "x"], "plain lines have no column"),
     (["encode", "t.jsonl", "o.npy", "--keep", "id"], "npy holds vectors only"),
-    (["encode", "t.jsonl", "o.npy", "--batch-size", "0"], "batch_size is 0"),
-    (["encode", "t.jsonl", "o.npy", "--prompt", "q"], "prompt 'q'"),
+    (["encode", "t.jsonl", "o.npy", "--batch-size", "0"], "--batch-size is 0"),
+    (["encode", "t.jsonl", "o.npy", "--prompt", "q"], "--prompt 'q'"),
     (["encode", "t.jsonl", "o.npy", "--frob"], "unrecognized arguments: --frob"),
     (["encode", "t.jsonl", "o.npy", "-m", "."], "model.safetensors is missing"),
     (["info", "nothing"], "nothing is no folder"),
@@ -148,7 +148,7 @@ BAD_COMMANDS = [
     (["evaluate", "nothing"], "nothing: no such folder"),
     (["evaluate", "MODEL"], "nothing to evaluate on"),
     (["evaluate", "MODEL", "--beir", "nowhere"], "nowhere"),
-    (["index", "t.jsonl", "t.npy"], "t.npy exists"),
+    (["index", "t.jsonl", "t.npy"], "t.npy exists: give another name, or --force to replace it"),
     (["index", "empty", "o"], "no text file in it"),
     (["search", "t.npy", "red"], "no index, or a damaged one"),
     (["search", "t.npy", "red", "-k", "0"], "-k 0"),
@@ -302,10 +302,10 @@ def test_export_onnx(model, tmp_path):
 def test_train_hands_over(capsys, monkeypatch):
     import sse.training.run
 
-    asked = []
-    monkeypatch.setattr(sse.training.run, "run", lambda arguments: asked.append(arguments) or 0)
+    handed = []
+    monkeypatch.setattr(sse.training.run, "run", lambda arguments: handed.append(arguments) or 0)
     assert main(["train", "--out", "x"]) == 0
-    assert asked == [["--out", "x"]]
+    assert handed == [["--out", "x"]]
 
 
 def test_a_damaged_page_of_a_parquet_file_is_one_line(model, tmp_path, capsys):

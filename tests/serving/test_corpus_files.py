@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sse.common.errors import UserError
-from sse.serving.corpus_batches import PLACES, Columns, read_shard
+from sse.serving.corpus_batches import PLACES, CorpusColumns, read_shard
 from sse.serving.corpus_files import find_files, shards_of
 from tests.helpers.samples import sentences
 
@@ -17,11 +17,11 @@ IDS = (("id", pa.int64()),)
 
 def read(path, rows, kept=IDS, places=False):
     """(numbers of the shards' first rows, texts, kept rows, rejected)."""
-    columns = Columns("text", pa.schema(list(kept)), places)
+    columns = CorpusColumns("text", pa.schema(list(kept)), places)
     shards = shards_of(find_files(str(path)), rows)
     batches = [batch for shard in shards for batch in read_shard(shard, columns)]
     texts = [text for batch in batches for text in batch.texts]
-    table = pa.concat_tables([batch.kept for batch in batches])
+    table = pa.concat_tables([batch.columns for batch in batches])
     return (
         [shard.first for shard in shards],
         texts,
@@ -59,7 +59,7 @@ def test_batches_are_bounded_by_bytes(tmp_path, monkeypatch):
     lines = [json.dumps({"id": n, "text": "x" * 1000}) + "\n" for n in range(100)]
     (tmp_path / "t.jsonl").write_text("".join(lines))
     (shard,) = shards_of(find_files(str(tmp_path / "t.jsonl")), 1)
-    batches = read_shard(shard, Columns("text", pa.schema(IDS), places=False))
+    batches = read_shard(shard, CorpusColumns("text", pa.schema(IDS), places=False))
     sizes = [len(batch.texts) for batch in batches]
     assert max(sizes) == 10 and sum(sizes) == 100
 

@@ -19,7 +19,7 @@ import pytest
 import sse
 from sse.cli.encode_corpus import main
 from sse.serving.encoder import Encoder
-from sse.serving.ray_workers import home_of, packed
+from sse.serving.ray_workers import folder_for, model_files
 from sse.serving.shards import Store
 from tests.helpers.samples import sentences
 
@@ -99,12 +99,12 @@ def test_every_mistake_is_one_line(corpus, model, tmp_path, capsys, monkeypatch)
     a, out = corpus / "a.jsonl", tmp_path / "out"
     assert "no folder" in failure(capsys, a, out, str(tmp_path / "none"))
     assert "no such file" in failure(capsys, tmp_path / "none", out, model)
-    assert "holds no" in failure(capsys, tmp_path / "*.csv", out, model)
+    assert "no file of a known kind" in failure(capsys, tmp_path / "*.csv", out, model)
     assert "no column 'body': it has id, text" in failure(capsys, a, out, model, "--text", "body")
     assert "no column 'url'" in failure(capsys, a, out, model, "--keep", "url")
     assert "expected texts" in failure(capsys, a, out, model, "--text", "id")
-    assert "dim 17" in failure(capsys, a, out, model, "--dim", 17)
-    assert "prompt 'x'" in failure(capsys, a, out, model, "--prompt", "x")
+    assert "--dim 17" in failure(capsys, a, out, model, "--dim", 17)
+    assert "--prompt 'x'" in failure(capsys, a, out, model, "--prompt", "x")
     assert "at least 1" in failure(capsys, a, out, model, "--shard_rows", 0)
     (tmp_path / "empty.jsonl").touch()
     assert "empty" in failure(capsys, tmp_path / "empty.jsonl", out, model)
@@ -173,14 +173,23 @@ def test_shards_hold_what_the_encoder_gives_and_are_made_once(
     same = ("--dim", 8)
     assert "another model" in failure(capsys, source, out, other, *same)
     assert "dim 8, not 16" in failure(capsys, source, out, model)
-    assert "shard_rows 100000, not 9" in failure(
-        capsys, source, out, model, *same, "--shard_rows", 9
-    )
     assert "float16" in failure(capsys, source, out, model, *same, "--precision", "float16")
     with open(corpus / "a.jsonl", "a") as file:
         file.write('{"id": 1, "text": "late"}\n')
     assert "a.jsonl was" in failure(capsys, source, out, model, *same)
     assert content(out) == before
+
+
+@pytest.mark.cluster
+def test_rows_per_shard_decide_the_shards_of_parquet_alone(ray, corpus, model, tmp_path, capsys):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"text": sentences(60)}), path, row_group_size=20)
+    assert run(path, tmp_path / "parquet", model, "--shard_rows", 20) == 0
+    message = failure(capsys, path, tmp_path / "parquet", model, "--shard_rows", 40)
+    assert "--shard-rows 20, not 40" in message
+    for rows in (20, 40):  # a file of JSON lines is one shard
+        assert run(corpus / "a.jsonl", tmp_path / "lines", model, "--shard_rows", rows) == 0
+    assert len(shards(tmp_path / "lines")) == 1
 
 
 @pytest.mark.cluster
@@ -205,8 +214,8 @@ def test_other_precisions_are_plain_lists_too(ray, tmp_path, model, precision):
     source, out = tmp_path / "t.parquet", tmp_path / "out"
     pq.write_table(pa.table({"text": sentences(50), "id": range(50)}), source)
     assert run(source, out, model, "--precision", precision) == 0
-    asked = "float32" if precision == "float16" else precision
-    expected = Encoder(model).encode(sentences(50), precision=asked)
+    computed = "float32" if precision == "float16" else precision
+    expected = Encoder(model).encode(sentences(50), precision=computed)
     vectors = np.stack(pd.read_parquet(out)["vector"])
     assert (vectors == expected.astype(vectors.dtype)).all()
     assert vectors.dtype == {"float16": np.float16, "int8": np.int8, "binary": np.uint8}[precision]
@@ -217,9 +226,9 @@ def test_a_cluster_gets_the_model_with_the_work(ray, corpus, model, tmp_path):
     out = tmp_path / "out"
     assert run(corpus / "a.jsonl", out, model, "--cluster", "auto") == 0
     assert pq.read_table(out).num_rows == 90
-    files = packed(Path(model))
-    sent = home_of(files)  # where the workers unpacked it
-    assert packed(sent) == files
+    files = model_files(Path(model))
+    sent = folder_for(files)  # where the workers unpacked it
+    assert model_files(sent) == files
     shutil.rmtree(sent)
 
 

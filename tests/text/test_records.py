@@ -10,7 +10,7 @@ import pytest
 from sse.common.errors import UserError
 from sse.data.bad_rows import fault
 from sse.evaluation.collection import load_beir
-from sse.serving.corpus_batches import Columns, read_shard
+from sse.serving.corpus_batches import CorpusColumns, read_shard
 from sse.serving.corpus_files import find_files, shards_of
 from sse.text import parquet_tables, record_files
 from sse.text.record_files import open_bytes
@@ -130,7 +130,7 @@ def test_the_same_fault_has_the_same_reason_for_every_caller(tmp_path, case):
         with pytest.raises(UserError) as raised:
             read()
         assert str(raised.value).startswith(f"{path}, line 2: {reason}")
-    columns = Columns("text", pa.schema([]), places=False)
+    columns = CorpusColumns("text", pa.schema([]), places=False)
     (shard,) = shards_of(find_files(str(path)), 9)
     ((entry,),) = (batch.rejected for batch in read_shard(shard, columns))
     assert entry["line"] == 2 and entry["reason"].startswith(reason)

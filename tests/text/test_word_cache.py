@@ -1,4 +1,4 @@
-"""The word cache: ids equal the whole text's, each word is encoded once, it is bounded and shared."""
+"""The word cache: the ids of the whole text, each word encoded once, bounded, shared."""
 
 import copy
 import pickle

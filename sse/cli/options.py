@@ -1,0 +1,81 @@
+"""Options that several commands share, and their names in the library's errors."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+
+from sse.common.errors import UserError
+from sse.text.records import FORMATS
+
+Run = Callable[[argparse.Namespace], None]  # a command, once its options are declared
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of commands that encode texts."""
+    add = parser.add_argument
+    add("-m", "--model", required=True, metavar="DIR", help="folder of a model")
+    add("--dim", type=int, help="first dimensions only (Matryoshka)")
+    add("--batch-size", type=int, default=1024, help="texts per batch of a thread (default: 1024)")
+    add_no_fast(parser)
+
+
+def add_no_fast(parser: argparse.ArgumentParser) -> None:
+    """Declare `--no-fast`."""
+    help = "use Hugging Face's tokenizer even if nanotoken is installed"
+    parser.add_argument("--no-fast", action="store_true", help=help)
+
+
+def add_input(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of commands that read texts."""
+    add = parser.add_argument
+    add("--from", dest="input_form", choices=FORMATS, help="format of IN (default: by its name)")
+    add("--column", help="column of the texts (default: text, or the only one)")
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of commands that write OUT and a summary."""
+    add = parser.add_argument
+    add("--force", action="store_true", help="replace OUT if it exists")
+    add("--quiet", action="store_true", help="no progress bar, no summary")
+    add("--json", action="store_true", help="the summary as JSON")
+
+
+@contextlib.contextmanager
+def option_names(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Say in a library's UserError which option an argument is: "dim 9 ..." -> "--dim 9 ...".
+
+    An argument is a name in backquotes, or the first word before a number or a quoted value.
+    """
+    options = {a.dest: a.option_strings[-1] for a in parser._actions if a.option_strings}
+
+    def option(match: re.Match[str]) -> str:
+        return options.get(match[1] or match[2], match[0])
+
+    try:
+        yield
+    except UserError as error:
+        error.args = (re.sub(r"`(\w+)`|^(\w+)(?= (?:is )?-?\d| ')", option, str(error)),)
+        raise
+
+
+class bar:  # noqa: N801  a context manager, used like a function
+    """A progress bar on a terminal, silence elsewhere; yields the function that moves it."""
+
+    def __init__(self, title: str, quiet: bool) -> None:
+        self.title, self.quiet = title, quiet or not sys.stderr.isatty()
+
+    def __enter__(self) -> Callable[[int], object]:
+        if self.quiet:
+            return lambda n: None
+        from tqdm import tqdm  # slow to import
+
+        self.bar = tqdm(desc=self.title, unit=" texts", unit_scale=True)
+        return self.bar.update
+
+    def __exit__(self, *_: object) -> None:
+        if not self.quiet:
+            self.bar.close()
