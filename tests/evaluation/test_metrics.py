@@ -78,7 +78,7 @@ def test_every_metric_equals_pytrec_eval_on_binary_relevance(case):
     theirs = pytrec(binary, {q: [documents[i] for i in r] for q, r in run.items()})
     assert list(ours) == METRICS and set(theirs) == set(METRICS)
     for name in METRICS:
-        assert_within(f"metrics {name}", ours[name], theirs[name], DEPTH_100)
+        assert_within(f"metrics, {name}", ours[name], theirs[name], DEPTH_100)
 
 
 @settings(max_examples=100, deadline=None)
@@ -88,7 +88,7 @@ def test_graded_gains_equal_pytrec_evals_ndcg_and_change_nothing_else(case):
     ours = score_run(padded(run), judge(qrels, list(run), documents, graded=True))
     theirs = pytrec(qrels, {q: [documents[i] for i in r] for q, r in run.items()})
     for name in METRICS:
-        assert_within(f"metrics {name}", ours[name], theirs[name], DEPTH_100)
+        assert_within(f"metrics, {name}", ours[name], theirs[name], DEPTH_100)
 
 
 def test_ndcg_is_the_same_binary_or_graded_where_positive_grades_are_equal():
@@ -109,7 +109,7 @@ def test_map_divides_by_100_where_trec_eval_divides_by_more_relevant_documents()
     ranking = np.random.default_rng(0).permutation(250)[None]
     ours = score_run(ranking, judge(qrels, ["q"], documents))["map@100"][0]
     theirs = pytrec(qrels, {"q": [documents[i] for i in ranking[0]]})["map@100"][0]
-    assert_within("metrics map", ours, theirs * 160 / 100, 2 * DEPTH_100)
+    assert_within("metrics, map", ours, theirs * 160 / 100, 2 * DEPTH_100)
     perfect = score_run(np.arange(250)[None], judge(qrels, ["q"], documents))
     assert perfect["map@100"][0] == 1 and perfect["recall@10"][0] == 10 / 160
 
@@ -144,7 +144,7 @@ def test_a_run_that_retrieves_nothing_scores_zero():
 )
 def test_torchmetrics_agrees(metric, theirs):
     ours, value = beside_torchmetrics(metric, theirs)
-    assert_within("metrics torchmetrics", value, ours, rounding(1.0, torch.float32, 100))
+    assert_within("metrics, torchmetrics", value, ours, rounding(1.0, torch.float32, 100))
 
 
 def test_torchmetrics_map_is_not_trecs():
