@@ -56,8 +56,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`bag_aten.forward` in one kernel. x is in the accumulator's dtype; t is empty: recomputed."""
     out = torch.promote_types(weight.dtype, alpha.dtype)
-    gate = (alpha.contiguous(), beta.contiguous(), bias.contiguous())
-    y, x = _pool_gate(weight, ids, offsets, gate, out, keep)
+    y, x = _pool_gate(weight, ids, offsets, (alpha, beta, bias), out, keep)
     return y, x, x.new_empty(0)
 
 
@@ -80,7 +79,7 @@ def _pool_gate(
     acc = accumulator(out)
     y = weight.new_empty(bags, dim, dtype=out)
     x = weight.new_empty(bags if keep else 0, dim, dtype=acc)
-    alpha, beta, bias = gate if gate is not None else (y, y, y)
+    alpha, beta, bias = (p.contiguous() for p in gate or (y, y, y))
     if y.numel():
         sizes = config(dim, weight.element_size())
         with _device_of(weight):
@@ -103,8 +102,7 @@ def backward(
     table: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`bag_aten.backward` in one kernel and one sum over its programs' partial sums."""
-    gate = (alpha.contiguous(), beta.contiguous(), bias.contiguous())
-    shares, partial = _gate_grad(dy, x, offsets, gate, table)
+    shares, partial = _gate_grad(dy, x, offsets, (alpha, beta, bias), table)
     return shares, *partial.sum(1).to(alpha.dtype).unbind()
 
 
@@ -126,7 +124,7 @@ def _gate_grad(
     shares = dy.new_empty(bags, dim, dtype=accumulator(table))
     programs = triton.cdiv(bags, ROWS)
     partial = dy.new_empty(3, programs if gate is not None else 0, dim, dtype=acc)
-    alpha, beta, bias = gate if gate is not None else (dy, dy, dy)
+    alpha, beta, bias = (p.contiguous() for p in gate or (dy, dy, dy))
     if shares.numel():
         columns = block(dim)
         with _device_of(dy):
