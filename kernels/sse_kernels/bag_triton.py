@@ -54,7 +54,10 @@ def forward(
     bias: Tensor,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`bag_aten.forward` in one kernel. x is in the accumulator's dtype; t is empty: recomputed."""
+    """`bag_aten.forward` in one kernel; x is in the accumulator's dtype.
+
+    t is empty, since `backward` computes it again.
+    """
     out = torch.promote_types(weight.dtype, alpha.dtype)
     y, x = _pool_gate(weight, ids, offsets, (alpha, beta, bias), out, keep)
     return y, x, x.new_empty(0)
@@ -107,7 +110,7 @@ def backward(
 
 
 def share(dy: Tensor, offsets: Tensor, table: torch.dtype) -> Tensor:
-    """Share of one token, as `bag_aten.share` gives it."""
+    """The gradient of each token of a bag, (B, D), as `bag_aten.share` computes it."""
     return _gate_grad(dy, dy, offsets, None, table)[0]
 
 

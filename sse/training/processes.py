@@ -160,12 +160,9 @@ def in_turn(action: Callable[[], None]) -> None:
     theirs at the same time.
     """
     launcher = environment()
-    if launcher is None or world() == 1:
-        return action()
-    turn = 0 if rank() == 0 else 1 if launcher.local_rank() == 0 else 2
+    turn = 0 if rank() == 0 else 1 if launcher and launcher.local_rank() == 0 else 2
     for now in range(3):
         agree(action if now == turn else lambda: None)
-    return None
 
 
 E = TypeVar("E", bound=Exception)
