@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -25,7 +24,7 @@ from sse.loss.matryoshka import matryoshka_loss
 from sse.model.norms import SeparableDyT
 from sse.text.tokenizer import load_tokenizer
 from sse.training.allocator import keep_freed_memory
-from sse.training.callbacks import callbacks
+from sse.training.callbacks import Progress, Throughput
 from sse.training.module import PUBLISHED_DIMS, SSEModule
 
 if TYPE_CHECKING:
@@ -44,7 +43,8 @@ def ours(kind: str, size: Size, paths: list[str], tokenizer: str) -> Timed:
         module = SSEModule()
         module.build(data.tokenizer)
         clock = Clock(size.warmup)
-        fit(module, data, clock, *callbacks(Path(folder), None, 0.0, True)[:-1])
+        throughput = Throughput()
+        fit(module, data, clock, throughput, Progress(throughput))
         plan = data.plan(0)
         if kind == "raw":
             return time.perf_counter() - start, sum(len(batch.rows) for batch in plan)

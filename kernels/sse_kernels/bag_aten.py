@@ -76,7 +76,7 @@ def backward(
     bias: Tensor,
     table: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Shares (B, D) as `share` gives them, and dalpha, dbeta, dbias (D,) in alpha's dtype.
+    """Each token's gradient (B, D), as `share` has it; dalpha, dbeta, dbias (D,) in alpha's dtype.
 
     dz = dy * beta / cosh^2(alpha x + bias). Dividing twice by cosh has no cancellation: past
     |z| = 88 it overflows to infinity in float32, and the quotient is 0, as sech^2 is there.

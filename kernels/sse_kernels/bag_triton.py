@@ -54,10 +54,12 @@ def forward(
     bias: Tensor,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`bag_aten.forward` in one kernel. x is in the accumulator's dtype; t is empty: recomputed."""
+    """`bag_aten.forward` in one kernel; x is in the accumulator's dtype.
+
+    t is empty, since `backward` computes it again.
+    """
     out = torch.promote_types(weight.dtype, alpha.dtype)
-    gate = (alpha.contiguous(), beta.contiguous(), bias.contiguous())
-    y, x = _pool_gate(weight, ids, offsets, gate, out, keep)
+    y, x = _pool_gate(weight, ids, offsets, (alpha, beta, bias), out, keep)
     return y, x, x.new_empty(0)
 
 
@@ -80,7 +82,7 @@ def _pool_gate(
     acc = accumulator(out)
     y = weight.new_empty(bags, dim, dtype=out)
     x = weight.new_empty(bags if keep else 0, dim, dtype=acc)
-    alpha, beta, bias = gate if gate is not None else (y, y, y)
+    alpha, beta, bias = (p.contiguous() for p in gate or (y, y, y))
     if y.numel():
         sizes = config(dim, weight.element_size())
         with _device_of(weight):
@@ -103,13 +105,12 @@ def backward(
     table: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`bag_aten.backward` in one kernel and one sum over its programs' partial sums."""
-    gate = (alpha.contiguous(), beta.contiguous(), bias.contiguous())
-    shares, partial = _gate_grad(dy, x, offsets, gate, table)
+    shares, partial = _gate_grad(dy, x, offsets, (alpha, beta, bias), table)
     return shares, *partial.sum(1).to(alpha.dtype).unbind()
 
 
 def share(dy: Tensor, offsets: Tensor, table: torch.dtype) -> Tensor:
-    """Share of one token, as `bag_aten.share` gives it."""
+    """The gradient of each token of a bag, (B, D), as `bag_aten.share` computes it."""
     return _gate_grad(dy, dy, offsets, None, table)[0]
 
 
@@ -126,7 +127,7 @@ def _gate_grad(
     shares = dy.new_empty(bags, dim, dtype=accumulator(table))
     programs = triton.cdiv(bags, ROWS)
     partial = dy.new_empty(3, programs if gate is not None else 0, dim, dtype=acc)
-    alpha, beta, bias = gate if gate is not None else (dy, dy, dy)
+    alpha, beta, bias = (p.contiguous() for p in gate or (dy, dy, dy))
     if shares.numel():
         columns = block(dim)
         with _device_of(dy):

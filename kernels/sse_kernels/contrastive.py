@@ -149,7 +149,7 @@ class _Contrastive(torch.autograd.Function):
 
 @functools.cache
 def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A constant of the run: copied once, since every copy would wait for the device."""
+    """The values as a tensor, copied once per run: every copy would wait for the device."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 

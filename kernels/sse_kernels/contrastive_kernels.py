@@ -1,8 +1,8 @@
 """The Triton kernels of the Matryoshka contrastive loss; `contrastive.py` has the derivation.
 
-Both walk tiles of the logits, S_k = G_k * inverse_x * inverse_y, where G_k, the Gram matrix of the
-first k column blocks, is a running sum in registers. No tile is kept:
-what is written are vectors, one per dim, and in the backward pass the gradient of the own rows.
+Both walk tiles of the logits, S_k = G_k * inverse_x * inverse_y. G_k, the Gram matrix of the first
+k column blocks, is a running sum in registers. No tile is stored: the kernels write one vector per
+dim, and in the backward pass the gradient of the own rows.
 
 - `contrastive_lse`: a program per BM rows of x and span of y's rows: online log-sum-exp for each
   dim. The spans' parts are brought together outside.
@@ -10,9 +10,9 @@ what is written are vectors, one per dim, and in the backward pass the gradient 
   sums its rows' gradient in registers, in a fixed order. Run once with (x, y) = (queries,
   documents) and once the other way round: no atomics.
 
-A loop over the dims, not one body for each: five bodies did not fit the registers. For that the
-backward kernel multiplies a chunk once for every dim that holds it. UPCAST is for the interpreter,
-whose products take bfloat16's bits for integers.
+The dims are a loop, not one body each: five bodies did not fit the registers. So the backward
+kernel multiplies a chunk once for every dim that holds it. UPCAST is for the interpreter, whose
+products take bfloat16's bits for integers.
 """
 # ruff: noqa: ANN001, ANN201, ANN202, D103 -- to Triton an annotation is a type of its own
 # ruff: noqa: C901 -- an `if` on a constant is no branch, and every call is inlined
@@ -23,20 +23,20 @@ import triton.language as tl
 
 
 @triton.jit
-def _kept(ids_x, ids_y, row, col, rows, columns, shift, MASK: tl.constexpr):
+def _pairs(ids_x, ids_y, row, col, rows, columns, shift, MASK: tl.constexpr):
     """(BM, BN): which pairs count, and which are a query with its own positive.
 
     ids are (3, n), compared line by line: positive with document, query with query, query with
     document; any that agree exclude the pair, but for the own one.
     """
     own = col[None, :] == row[:, None] + shift
-    kept = tl.broadcast_to(col[None, :] < columns, own.shape)
+    counts = tl.broadcast_to(col[None, :] < columns, own.shape)
     if MASK:
         for line in tl.static_range(3):
             a = tl.load(ids_x + line * rows + tl.minimum(row, rows - 1))
             b = tl.load(ids_y + line * columns + tl.minimum(col, columns - 1))
-            kept = kept & ((a[:, None] != b[None, :]) | own)
-    return kept, own
+            counts = counts & ((a[:, None] != b[None, :]) | own)
+    return counts, own
 
 
 @triton.jit
@@ -89,7 +89,7 @@ def contrastive_lse(
         close = tl.minimum(col, columns - 1)
         tile = y + tl.cast(j, tl.int64) * stride_y
         at_y = (close - j)[:, None] * stride_y + tl.arange(0, BD)[None, :]
-        kept, own = _kept(ids_x, ids_y, row, col, rows, columns, shift, MASK)
+        counts, own = _pairs(ids_x, ids_y, row, col, rows, columns, shift, MASK)
         gram = tl.zeros([BM, BN], dtype=ACC)
         for k in range(K):
             gram = _add_block(
@@ -102,15 +102,15 @@ def contrastive_lse(
             here = ks == k
             match += tl.where(here, tl.sum(tl.where(own, logits, 0.0), 1)[:, None], 0.0)
             if SMOOTH:
-                sums += tl.where(here, tl.sum(tl.where(kept, logits, 0.0), 1)[:, None], 0.0)
-            logits = tl.where(kept, logits, float("-inf"))
+                sums += tl.where(here, tl.sum(tl.where(counts, logits, 0.0), 1)[:, None], 0.0)
+            logits = tl.where(counts, logits, float("-inf"))
             top = tl.where(here, tl.maximum(highest, tl.max(logits, 1)[:, None]), highest)
             now = tl.sum(tl.where(here, top, 0.0), 1)  # the tops of this dim
             added = tl.sum(tl.exp(logits - now[:, None]), 1)
             mass = mass * tl.exp(highest - top) + tl.where(here, added[:, None], 0.0)
             highest = top
         if SMOOTH:
-            number += tl.sum(kept.to(tl.int32), 1)
+            number += tl.sum(counts.to(tl.int32), 1)
         j += BN
     out = (part * K + ks) * rows + row[:, None]
     inside = (row < rows)[:, None] & (ks < K)
@@ -152,7 +152,7 @@ def contrastive_grad(
         close = tl.minimum(col, columns - 1)
         tile = y + tl.cast(j, tl.int64) * stride_y
         at_y = (close - j)[:, None] * stride_y + tl.arange(0, BD)[None, :]
-        kept, own = _kept(ids_x, ids_y, row, col, rows, columns, shift, MASK)
+        counts, own = _pairs(ids_x, ids_y, row, col, rows, columns, shift, MASK)
         gram = tl.zeros([BM, BN], dtype=ACC)
         for k in range(K):
             gram = _add_block(
@@ -170,7 +170,7 @@ def contrastive_grad(
                 p += tl.exp(logits - tl.load(lse_y + k * columns + close)[None, :])
             if SMOOTH:
                 p -= tl.load(spread_x + near)[:, None] + tl.load(spread_y + close)[None, :]
-            p = tl.where(kept, p * tl.load(weights + k), 0.0)
+            p = tl.where(counts, p * tl.load(weights + k), 0.0)
             by_norm += tl.where(ks == k, tl.sum(p * logits, 1)[:, None], 0.0)
             p = (p * factor).to(x.dtype.element_ty)
             if UPCAST:

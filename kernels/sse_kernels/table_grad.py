@@ -56,13 +56,9 @@ class TableGrad:
         return getattr(ddp, "_active_ddp_module", None) is None
 
     def write(self, weight: Tensor, shares: Tensor, plan: BagPlan, path: ModuleType) -> None:
-        """Bring the gradient of one call into `weight.grad`.
+        """Bring the gradient of one call into `weight.grad`, with the kernels of `path`.
 
-        Args:
-            weight: the leaf.
-            shares: (B, D), what each token of a bag receives, from path's `backward` or `share`.
-            plan: the batch, transposed.
-            path: `sse_kernels.bag_aten` or `sse_kernels.bag_triton`, whose kernels write.
+        `shares` (B, D) is what each token of a bag receives, from path's `backward` or `share`.
         """
         grad = weight.grad
         if grad is None:

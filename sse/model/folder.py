@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +32,16 @@ Q4_TABLE, Q4_REST = "embedding.q4_k_m.bin", "model_rest.safetensors"
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder's content.
+    """A model folder's content."""
 
-    Attributes:
-        rows: the table (V, D) as stored, memory-mapped.
-        norm: the norm's name.
-        vectors: the norm's parameters, each (D,) float32, by their names in its `Form`.
-        tokenizer: the path of tokenizer.json.
-        digests: "verified", "sizes" (all that older folders allow) or "none" were compared.
-        max_tokens: the most tokens per text; None for no limit.
-        settings: config_sentence_transformers.json (prompts, similarity), or {}.
-        tokens: the size of the tokenizer's vocabulary, where `sse_config.json` has it.
-    """
-
-    rows: EmbeddingTable
+    rows: EmbeddingTable  # (V, D) as stored, memory-mapped
     norm: str
-    vectors: dict[str, NDArray[np.float32]]
-    tokenizer: Path
-    digests: str
-    max_tokens: int | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    tokens: int | None = None
+    vectors: dict[str, NDArray[np.float32]]  # the norm's, each (D,), by their names in its `Form`
+    tokenizer: Path  # of tokenizer.json
+    digests: str  # what was compared: "verified", "sizes" (of older folders) or "none"
+    max_tokens: int | None  # the most tokens per text; None for no limit
+    settings: dict[str, Any]  # config_sentence_transformers.json (prompts, similarity), or {}
+    tokens: int | None  # the size of the vocabulary, where `sse_config.json` has it
 
     def check_tokenizer(self, tokens: int) -> None:
         """UserError where a vocabulary of `tokens` does not fit the table.

@@ -22,17 +22,11 @@ LAYERNORM_EPS = np.float32(1e-5)  # as in torch.nn.LayerNorm
 
 @dataclass(frozen=True)
 class Diagonal:
-    """x -> activation(scale * x + shift), with one scale and one shift per dimension.
+    """x -> activation(scale * x + shift), with one scale and one shift per dimension."""
 
-    Attributes:
-        scale: the vector's name.
-        shift: the vector's name, or None for no shift.
-        activation: a name of `ACTIVATIONS`.
-    """
-
-    scale: str
-    shift: str | None = None
-    activation: str = "Identity"
+    scale: str  # the vector's name
+    shift: str | None = None  # the vector's name, or None for no shift
+    activation: str = "Identity"  # a name of `ACTIVATIONS`
     by_dimension = True  # y_j depends on x_j alone
 
     @property
@@ -88,15 +82,10 @@ class Standard:
 
 @dataclass(frozen=True)
 class Form:
-    """A norm as a sequence of steps on the mean x (n, D).
-
-    Attributes:
-        steps: the steps, in order.
-        text: the norm in words, for the model card.
-    """
+    """A norm as a sequence of steps on the mean x (n, D)."""
 
     steps: tuple[Diagonal | Unit | Standard, ...]
-    text: str
+    text: str  # the norm in words, for the model card
 
     @property
     def by_dimension(self) -> bool:

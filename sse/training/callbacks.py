@@ -1,22 +1,14 @@
-"""What a run shows and keeps while it trains: progress with pairs/s, checkpoints, EMA."""
+"""What a run shows and averages while it trains: pairs/s, the bar, the moving average."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import (
-    Callback,
-    EMAWeightAveraging,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
 
-from sse.training.checkpoints import LastCheckpoint
 from sse.training.module import logs_at
-from sse.training.resume import BEST
 
 
 class Throughput(Callback):
@@ -106,37 +98,3 @@ class Progress(TQDMProgressBar):
 
 class MovingAverage(EMAWeightAveraging):
     """Lightning's moving average, under the name that checkpoints know it by."""
-
-
-def callbacks(
-    folder: Path, monitor: str | None, ema: float, progress: bool, seconds: float = 30.0
-) -> list[Callback]:
-    """The callbacks of every run.
-
-    Args:
-        folder: where checkpoints go: `best.ckpt` (weights alone, by `monitor`) and `last.ckpt`.
-        monitor: the metric whose maximum is best; None where nothing is held out.
-        ema: decay of the exponential moving average of the weights; 0 for none. With it,
-            evaluation, checkpoints' `state_dict` and the final model hold the averaged weights.
-        progress: show the bar.
-        seconds: time from one `last.ckpt` to the next.
-    """
-    throughput = Throughput()
-    own: list[Callback] = [throughput]
-    if progress:
-        own.append(Progress(throughput))
-    if ema:
-        own.append(MovingAverage(decay=ema))
-    if monitor:
-        own.append(
-            ModelCheckpoint(
-                folder,
-                Path(BEST).stem,
-                monitor=monitor,
-                mode="max",
-                save_weights_only=True,
-                enable_version_counter=False,
-            )
-        )
-    own.append(LastCheckpoint(folder, seconds))
-    return own

@@ -116,14 +116,12 @@ class Shards:
 
     def whole_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put whole tensors in place of the shards, so that any number of processes can load it."""
-        states = checkpoint.get("optimizer_states", [])
-        # The optimiser hands out its own dicts: change copies.
-        checkpoint["optimizer_states"] = [
-            state | {"state": {i: dict(values) for i, values in state["state"].items()}}
-            for state in states
-        ]
-        if not states:
-            del checkpoint["optimizer_states"]
+        if states := checkpoint.get("optimizer_states"):
+            # The optimiser hands out its own dicts: change copies.
+            checkpoint["optimizer_states"] = [
+                state | {"state": {i: dict(values) for i, values in state["state"].items()}}
+                for state in states
+            ]
         for holder, key in self._tensors(checkpoint):
             holder[key] = self.join(holder[key])
 

@@ -1,48 +1,8 @@
 """Does the gate saturate? What a model does to a sample of texts, as one tidy table.
 
-A row is (step, side, length, quantity, value, per_dim):
-
-- `side`: `anchor` or `positive` (`text` from `diagnose_texts` without positives) for what is
-  measured on texts; `model` for what is measured on parameters.
-- `length`: `all`; `short`, texts of at most `SHORT_TOKENS` tokens, empty ones among them; `long`.
-- `per_dim`: the D values whose mean is `value`, for the quantities marked * at length `all`.
-
-Of the texts, with x the mean of the token rows, y the vector, z = alpha * x + bias (without the
-bias where it stands outside the gate), f the gate (tanh in DyT):
-
-    texts, texts_empty, tokens_mean       counts; mean length in tokens
-    z_mean, z_std, z_p01 ... z_p99, z_abs_max     over all texts and dimensions
-    share_abs_z_above_1, share_abs_z_above_3      shares of these z
-    gate_slope_mean*, gate_slope_lowest_dim       f'(z) / f'(0): sech^2(z) for tanh, exp(-z^2) for
-                                          erf, 1 within and 0 beyond [-1, 1] for hardtanh; 1 is
-                                          linear, 0 saturated. The lowest of the D means too
-    dy_dx_mean                            mean of dy_i/dx_i: alpha beta f'(z) behind a gate
-    x_norm_mean, y_norm_mean              mean lengths of the vectors
-    x_variance_mean*, y_variance_mean*    variance over the texts, mean of the dimensions
-    ?_variance_max_over_median            its imbalance: 1 is balance
-    ?_variance_top_tenth_share            share in the tenth of the dimensions that has most
-    ?_variance_participation              (sum v)^2 / sum v^2: dimensions in use, 1 to D
-    ?_effective_rank                      exp of the entropy of the centred vectors' normalised
-                                          singular values (Roy and Vetterli 2007); 0 without spread
-    gradient_y_norm, gradient_x_norm      |dL/dy| and |dL/dx|: after and before the gate
-    gradient_passed                       their ratio, |dL/dx| / |dL/dy|
-
-Of the model (`alpha`, `beta`, `bias`; `weight` and `bias` of LayerNorm, `weight` of RMSNorm):
-
-    loss                                  L, the loss of the sample
-    alpha_mean*, alpha_std                over the dimensions
-    alpha_change_mean, _std, _max_abs     difference from the start
-    token_norm_p05, _p50, _p95            lengths of at most `TABLE_ROWS` table rows, evenly spaced
-    token_norm_growth_p05, _p50, _p95     the same rows' length over their length at the start
-    token_norm_growth_frequent, _middle, _rare   medians over the thirds of the sample's distinct
-                                          tokens, by how often they occur in it
-
-dy_dx and gradients are of the texts with tokens: an empty text's gradient reaches no row of the
-table, and at x = 0 LayerNorm's and RMSNorm's are as large as their eps is small.
-
-What is undefined has no row, and nothing is ever NaN: norms without a gate (`none`, `layernorm`,
-`rmsnorm`) have z = x and no gate_slope; a length without texts has counts only; a variance needs
-two texts. An effective rank is at most texts - 1, so compare it between equal counts only.
+A row is (step, side, length, quantity, value, per_dim); docs/reference/training.md defines each
+quantity. Of the texts, x is the mean of the token rows, y the vector, and z = alpha * x + bias the
+gate's argument; norms without a gate have z = x. What is undefined has no row; nothing is NaN.
 """
 
 from __future__ import annotations
@@ -73,11 +33,11 @@ Values = dict[str, float]
 
 
 class Row(NamedTuple):
-    """One value of the table; see the module's docstring."""
+    """One value of the table; `per_dim` has the D values whose mean it is, at length `all`."""
 
     step: int
-    side: str
-    length: str
+    side: str  # anchor, positive or text; model for what is measured on parameters
+    length: str  # all; short, at most SHORT_TOKENS tokens; long
     quantity: str
     value: float
     per_dim: Array | None = None
@@ -130,10 +90,9 @@ def diagnose(
             first += count
             own = {name: values[span] for name, values in parts.items()}
             rows += _side_rows(step, side, own, lengths[span])
-        quantities = dict(_model_values(model, ids, start))
+        rows += [Row(step, "model", "all", *value) for value in _model_values(model, ids, start)]
     if total is not None:
-        quantities["loss"] = (total, None)
-    rows += [Row(step, "model", "all", name, *value) for name, value in quantities.items()]
+        rows.append(Row(step, "model", "all", "loss", total))
     for row in rows:
         if not math.isfinite(row.value):
             raise UserError(
@@ -211,10 +170,8 @@ def _side_rows(
     """The rows of one side at each length."""
     short = lengths <= SHORT_TOKENS
     whole, by_dim = _values(parts, lengths)
-    rows = [
-        Row(step, side, "all", name, value, _small(by_dim.get(name)))
-        for name, value in whole.items()
-    ]
+    small = {name: vector.astype(np.float32) for name, vector in by_dim.items()}
+    rows = [Row(step, side, "all", name, value, small.get(name)) for name, value in whole.items()]
     for length, picked in (("short", short), ("long", ~short)):
         own = {name: values[picked] for name, values in parts.items()}
         values = whole if picked.all() else _values(own, lengths[picked])[0]
@@ -231,12 +188,9 @@ def _values(parts: dict[str, Array], lengths: NDArray[np.int64]) -> tuple[Values
     quantities["tokens_mean"] = float(lengths.mean())
     z = parts["z"]
     size = np.abs(z)
-    quantities |= {
-        "z_mean": float(z.mean(dtype=np.float64)),
-        "z_std": float(z.std(dtype=np.float64)),
-    }
-    for percent, value in zip(Z_PERCENTILES, np.percentile(z, Z_PERCENTILES), strict=True):
-        quantities[f"z_p{percent:02}"] = float(value)
+    quantities["z_mean"] = float(z.mean(dtype=np.float64))
+    quantities["z_std"] = float(z.std(dtype=np.float64))
+    quantities |= _percentiles("z", z, Z_PERCENTILES)
     quantities["z_abs_max"] = float(size.max())
     quantities |= {f"share_abs_z_above_{limit}": float((size > limit).mean()) for limit in (1, 3)}
     if "slope" in parts:
@@ -252,7 +206,8 @@ def _values(parts: dict[str, Array], lengths: NDArray[np.int64]) -> tuple[Values
             spread, by_dim[f"{name}_variance_mean"] = _spread(parts[name])
             quantities |= {f"{name}_{what}": value for what, value in spread.items()}
     if "gradient_y" in parts:
-        after, before = (_norm(parts[f"gradient_{name}"][full]) for name in ("y", "x"))
+        gradients = (parts[f"gradient_{name}"][full] for name in ("y", "x"))
+        after, before = (math.sqrt(np.square(g, dtype=np.float64).sum()) for g in gradients)
         quantities |= {"gradient_y_norm": after, "gradient_x_norm": before}
         if after > 0:
             quantities["gradient_passed"] = before / after
@@ -272,43 +227,38 @@ def _spread(vectors: Array) -> tuple[Values, Array]:
 
 def _model_values(
     model: SSE, ids: Tensor, start: Start | None
-) -> Iterator[tuple[str, tuple[float, Array | None]]]:
-    """The parameters' quantities: (name, (value, per_dim))."""
+) -> Iterator[tuple[str, float] | tuple[str, float, Array]]:
+    """The parameters' quantities: (name, value), and for some the values per dimension."""
     for name, tensor in vectors_of(model.norm):
         vector = tensor.detach().double().cpu()
-        yield f"{name}_mean", (float(vector.mean()), _small(vector.numpy().ravel()))
-        yield f"{name}_std", (float(vector.std(correction=0)), None)
+        yield f"{name}_mean", float(vector.mean()), vector.numpy().ravel().astype(np.float32)
+        yield f"{name}_std", float(vector.std(correction=0))
         if start is not None:
             change = vector - start.norm[name].double()
-            yield f"{name}_change_mean", (float(change.mean()), None)
-            yield f"{name}_change_std", (float(change.std(correction=0)), None)
-            yield f"{name}_change_max_abs", (float(change.abs().max()), None)
+            yield f"{name}_change_mean", float(change.mean())
+            yield f"{name}_change_std", float(change.std(correction=0))
+            yield f"{name}_change_max_abs", float(change.abs().max())
     table = model.embedding.weight.detach()
     stride = math.ceil(len(table) / TABLE_ROWS)
     norms = table[::stride].float().norm(dim=1).cpu().double()
-    yield from _percentiles("token_norm", norms)
+    yield from _percentiles("token_norm", norms.numpy()).items()
     if start is None:
         return
     old = start.token_norms[::stride].double()
-    yield from _percentiles("token_norm_growth", norms[old > 0] / old[old > 0])
+    growth = norms[old > 0] / old[old > 0]
+    yield from _percentiles("token_norm_growth", growth.numpy()).items()
     tokens, counts = torch.unique(ids, return_counts=True)
     ranked = tokens[counts.sort(descending=True, stable=True).indices].long()
     for name, third in zip(("frequent", "middle", "rare"), ranked.tensor_split(3), strict=True):
         old = start.token_norms[third.cpu()]
         growth = table[third].float().norm(dim=1).cpu()[old > 0] / old[old > 0]
         if len(growth):
-            yield f"token_norm_growth_{name}", (float(growth.median()), None)
+            yield f"token_norm_growth_{name}", float(growth.median())
 
 
-def _percentiles(name: str, values: Tensor) -> Iterator[tuple[str, tuple[float, None]]]:
-    if len(values):
-        for percent, value in zip((5, 50, 95), np.percentile(values, (5, 50, 95)), strict=True):
-            yield f"{name}_p{percent:02}", (float(value), None)
-
-
-def _norm(matrix: Array) -> float:
-    return float(np.sqrt(np.square(matrix, dtype=np.float64).sum()))
-
-
-def _small(vector: Array | None) -> Array | None:
-    return None if vector is None else vector.astype(np.float32)
+def _percentiles(name: str, values: Array, percents: tuple[int, ...] = (5, 50, 95)) -> Values:
+    """{NAME_p05: value, ...}; {} for no values."""
+    if not values.size:
+        return {}
+    at = zip(percents, np.percentile(values, percents), strict=True)
+    return {f"{name}_p{percent:02}": float(value) for percent, value in at}

@@ -1,15 +1,12 @@
-"""Diagnostics while a run trains: `diagnostics` every N steps, in DIR/diagnostics.parquet.
+"""Diagnostics while a run trains: `diagnose` every N steps, in DIR/diagnostics.parquet.
 
-- Measured on a sample, the same at every step: up to `SAMPLE_PAIRS` training pairs, evenly spaced
-  over all sets. Batches would not do: each comes from one set, so texts' lengths, and with them z,
-  would change from step to step for reasons that are not the model's.
-- The gradients are those of the run's own loss on the sample, outside the trainer's graph: the
-  parameters' `grad` and the random generators stay as they are, so the weights come out bitwise
-  the same with and without. With fewer pairs than a batch, fewer negatives: read their ratio.
+- The sample is the same at every step, from all sets. A batch comes from one set, so texts' lengths
+  and with them z would change from step to step for reasons that are not the model's.
+- The gradients are of the run's own loss, outside the trainer's graph: the weights come out bitwise
+  the same with and without. A sample smaller than a batch has fewer negatives: read their ratio.
 - One set of rows before the first step, one every N optimiser steps, one at the end; of the
   weights in training, not of their moving average.
-- The table is written with each checkpoint. A resumed run drops what lies beyond its checkpoint
-  and measures it again, so the table is that of the undisturbed run.
+- A resumed run drops what lies beyond its checkpoint, so its table is the undisturbed run's.
 """
 
 from __future__ import annotations
@@ -36,16 +33,10 @@ from sse.training.diagnostics import Row, Start, diagnose
 from sse.training.module import SSEModule
 
 SAMPLE_PAIRS = 256
-SCHEMA = pa.schema(
-    [
-        ("step", pa.int64()),
-        ("side", pa.string()),
-        ("length", pa.string()),
-        ("quantity", pa.string()),
-        ("value", pa.float64()),
-        ("per_dim", pa.list_(pa.float32())),
-    ]
-)
+SCHEMA = pa.schema({  # the fields of `Row`, in order
+    "step": pa.int64(), "side": pa.string(), "length": pa.string(), "quantity": pa.string(),
+    "value": pa.float64(), "per_dim": pa.list_(pa.float32()),
+})  # fmt: skip
 # What the loggers show, of all lengths together; the rest would be a hundred curves.
 SHOWN = {
     "z_std", "share_abs_z_above_1", "share_abs_z_above_3", "gate_slope_mean", "dy_dx_mean",
@@ -92,15 +83,9 @@ class Sample:
         options = module.hparams
 
         def loss(y: Tensor) -> Tensor:
-            return matryoshka_loss(
-                y[:pairs],
-                y[pairs:],
-                module.dims,
-                module.weights,
-                options.scale,
-                options.symmetric,
-                (self.text_ids[0], self.text_ids[1]),
-            )
+            ids = (self.text_ids[0], self.text_ids[1])
+            rest = (module.dims, module.weights, options.scale, options.symmetric, ids)
+            return matryoshka_loss(y[:pairs], y[pairs:], *rest)
 
         sides = {"anchor": pairs, "positive": pairs}
         return diagnose(module.model, self.ids, self.offsets, sides, loss, start, step)
@@ -112,17 +97,13 @@ class Diagnostics(Callback):
     Args:
         path: the table, as DIR/diagnostics.parquet.
         every: optimiser steps between two measurements.
-
-    Attributes:
-        rows: what is measured so far.
-        seconds: what that took.
     """
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
         self.rows: list[Row] = []
-        self.seconds = 0.0
-        self._written = 0
+        self.seconds = 0.0  # spent on measuring and writing
+        self._written = 0  # rows
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Note the start. A resumed run too stands there now: its checkpoint is read later."""
@@ -173,11 +154,8 @@ class Diagnostics(Callback):
         assert isinstance(module, SSEModule)
         rows = self._sample.rows(module, self._start, step)
         self.rows += rows
-        shown = {
-            f"diagnostics/{row.side}/{row.quantity}": row.value
-            for row in rows
-            if row.length == "all" and row.quantity in SHOWN
-        }
+        drawn = (row for row in rows if row.length == "all" and row.quantity in SHOWN)
+        shown = {f"diagnostics/{row.side}/{row.quantity}": row.value for row in drawn}
         for logger in trainer.loggers:
             logger.log_metrics(shown, step)
         self.seconds += time.perf_counter() - began
@@ -192,8 +170,7 @@ class Diagnostics(Callback):
 
 def write_rows(path: Path, rows: list[Row]) -> None:
     """The table as Parquet, whole or not at all."""
-    columns = dict(zip(Row._fields, zip(*rows, strict=True), strict=True))
-    table = pa.table({name: list(columns[name]) for name in SCHEMA.names}, SCHEMA)
+    table = pa.table([list(column) for column in zip(*rows, strict=True)], SCHEMA)
     with atomic_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -208,9 +185,8 @@ def read_rows(path: Path) -> list[Row]:
         table = pq.read_table(path, schema=SCHEMA)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is no table of diagnostics ({error}): remove it") from error
+    columns = [column.to_pylist() for column in table.columns]
     return [
         Row(step, side, length, name, value, None if by is None else np.array(by, np.float32))
-        for step, side, length, name, value, by in zip(
-            *(table[name].to_pylist() for name in SCHEMA.names), strict=True
-        )
+        for step, side, length, name, value, by in zip(*columns, strict=True)
     ]

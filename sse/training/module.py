@@ -101,15 +101,8 @@ class SSEModule(L.LightningModule):
 
     def untrained(self, tokenizer: TextTokenizer) -> SSE:
         """The model as it stands before the first step: the same for the same seed."""
-        options = self.hparams
-        return SSE(
-            tokenizer,
-            options.dim,
-            options.norm,
-            options.alpha_init,
-            options.table_std,
-            options.seed,
-        )
+        o = self.hparams
+        return SSE(tokenizer, o.dim, o.norm, o.alpha_init, o.table_std, o.seed)
 
     def shard(self) -> None:
         """With several processes: keep this one's columns of the model, until `whole`."""
@@ -245,10 +238,7 @@ class SSEModule(L.LightningModule):
         optimizer = make_optimizer(self.model, options)
         steps = self.trainer.datamodule.optimizer_steps(self.trainer)
         schedule = make_schedule(optimizer, options.schedule, options.warmup, steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def logs_at(step: int, trainer: L.Trainer) -> bool:

@@ -31,20 +31,14 @@ def check_optimizer(optimizer: str, schedule: str, warmup: float) -> None:
 
 
 def make_optimizer(model: SSE, options: Any) -> AdamW:
-    """Adam over the table and the norm, each at its own peak rate.
-
-    Args:
-        model: what is trained.
-        options: `SSEModule`'s hyper-parameters.
-    """
+    """Adam over the table and the norm, each at its own peak rate of `SSEModule`'s options."""
     norm_lr = options.lr if options.norm_lr is None else options.norm_lr
     parts = [
         {"params": [p for p in part.parameters() if p.requires_grad], "lr": lr}
         for part, lr in ((model.embedding, options.lr), (model.norm, norm_lr))
     ]
-    groups = [part for part in parts if part["params"]]
     return AdamW(
-        groups,
+        [part for part in parts if part["params"]],
         lr=options.lr,
         betas=(0.9, options.adam_beta2),
         eps=options.adam_eps,

@@ -19,13 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
-from jsonargparse import (
-    ActionConfigFile,
-    ActionYesNo,
-    ArgumentError,
-    ArgumentParser,
-    Namespace,
-)
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, ArgumentParser, Namespace
 
 from sse.common.errors import UserError
 from sse.data.datamodule import SSEDataModule
@@ -70,17 +64,11 @@ class EvalOptions:
 
 @dataclass(frozen=True)
 class Options:
-    """Every option of a run.
+    """Every option of a run."""
 
-    Attributes:
-        config: the options' values, as `config.model.dim`.
-        parser: what read them.
-        began: `time.perf_counter()` before they were read.
-    """
-
-    config: Namespace
+    config: Namespace  # the options' values, as `config.model.dim`
     parser: ArgumentParser
-    began: float
+    began: float  # `time.perf_counter()` before they were read
 
     def module(self) -> SSEModule:
         """The model and its loss, without a table yet."""

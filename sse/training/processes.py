@@ -3,7 +3,7 @@
 - torchrun and SLURM's srun start the processes; `join` connects them before any data are read.
 - `in_turn` lets the first process fill the caches while the others wait, for as long as it takes.
 - `agree` makes one process's failure everybody's: one of them says why, all end.
-- Small matters go through a gloo group of their own (`control`), which never waits for a GPU.
+- Small matters go through a gloo group of their own (`_control`), which never waits for a GPU.
 """
 
 from __future__ import annotations
@@ -29,18 +29,13 @@ T = TypeVar("T")
 
 # Reading and tokenising what others wait for may take hours; one that dies is noticed at once.
 PATIENCE = timedelta(days=7)
-_groups: dict[str, dist.ProcessGroup] = {}
+# How gloo and NCCL say that another process is gone.
+LOST = ("Connection closed by peer", "Connection reset", "Broken pipe", "gloo", "NCCL")
+_control: list[dist.ProcessGroup] = []  # the group for small matters, once joined
 
 
 class Processes(DDPStrategy):
-    """Lightning's DDP without its wrapper: `column_parallel` has no gradient to average.
-
-    Args:
-        environment: who started the processes.
-    """
-
-    def __init__(self, environment: ClusterEnvironment) -> None:
-        super().__init__(cluster_environment=environment)
+    """Lightning's DDP without its wrapper: `column_parallel` has no gradient to average."""
 
     def configure_ddp(self) -> None:
         """Leave the module as it is."""
@@ -57,11 +52,7 @@ def environment() -> ClusterEnvironment | None:
 
 
 def join(cuda: bool) -> None:
-    """Connect this process with the others of the run, if there are any.
-
-    Args:
-        cuda: the processes train on GPUs, so vectors travel by NCCL.
-    """
+    """Connect this process with the others of the run, if any: by NCCL with `cuda`, else gloo."""
     launcher = environment()
     if launcher is None or dist.is_initialized():
         return
@@ -73,12 +64,12 @@ def join(cuda: bool) -> None:
         rank=launcher.global_rank(),
         world_size=launcher.world_size(),
     )
-    _groups["control"] = dist.new_group(backend="gloo", timeout=PATIENCE)
+    _control.append(dist.new_group(backend="gloo", timeout=PATIENCE))
 
 
 def leave() -> None:
     """Part from the others; nothing of theirs is needed any more."""
-    _groups.clear()
+    _control.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -96,17 +87,12 @@ def rank() -> int:
     return launcher.global_rank() if launcher else 0
 
 
-def control() -> dist.ProcessGroup | None:
-    """The gloo group for small matters; None for the default one."""
-    return _groups.get("control")
-
-
 def from_first(make: Callable[[], T]) -> T:
     """What `make` returns on the first process, on every process."""
     if world() == 1:
         return make()
     box = [agree(lambda: make() if rank() == 0 else None)]
-    dist.broadcast_object_list(box, 0, group=control())
+    dist.broadcast_object_list(box, 0, group=_control[0])
     return box[0]  # type: ignore[return-value]
 
 
@@ -115,7 +101,7 @@ def alike(options: dict[str, str]) -> None:
     if world() == 1:
         return
     everyone: list[dict[str, str]] = [{}] * world()
-    dist.all_gather_object(everyone, options, group=control())
+    dist.all_gather_object(everyone, options, group=_control[0])
     for number, theirs in enumerate(everyone):
         for name, value in everyone[0].items():
             if theirs.get(name) != value:
@@ -132,7 +118,7 @@ def highest(values: list[int]) -> list[int]:
     if world() == 1:
         return values
     box = torch.tensor(values)
-    dist.all_reduce(box, dist.ReduceOp.MAX, group=control())
+    dist.all_reduce(box, dist.ReduceOp.MAX, group=_control[0])
     return box.tolist()
 
 
@@ -158,7 +144,7 @@ def agree(action: Callable[[], T]) -> T:
     except Exception as error:
         failure = error
     failed: list[bool] = [False] * world()
-    dist.all_gather_object(failed, failure is not None, group=control())
+    dist.all_gather_object(failed, failure is not None, group=_control[0])
     if any(failed):
         if failed.index(True) != rank():
             raise SystemExit(2) from failure
@@ -174,12 +160,9 @@ def in_turn(action: Callable[[], None]) -> None:
     theirs at the same time.
     """
     launcher = environment()
-    if launcher is None or world() == 1:
-        return action()
-    turn = 0 if rank() == 0 else 1 if launcher.local_rank() == 0 else 2
+    turn = 0 if rank() == 0 else 1 if launcher and launcher.local_rank() == 0 else 2
     for now in range(3):
         agree(action if now == turn else lambda: None)
-    return None
 
 
 E = TypeVar("E", bound=Exception)
@@ -213,14 +196,8 @@ def one_voice(main: Callable[..., T]) -> Callable[..., T]:
                 raise SystemExit(getattr(error, "exit_code", 2)) from None
             raise
         except RuntimeError as error:
-            if world() > 1 and _lost(error):
+            if world() > 1 and any(word in str(error) for word in LOST):
                 raise LostProcess(rank()) from error
             raise
 
     return wrapper
-
-
-def _lost(error: RuntimeError) -> bool:
-    """Whether gloo or NCCL says that another process is gone."""
-    words = ("Connection closed by peer", "Connection reset", "Broken pipe", "gloo", "NCCL")
-    return any(word in str(error) for word in words)

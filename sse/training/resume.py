@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from sse.common import machine
 from sse.common.errors import UserError
-from sse.training.processes import world
+from sse.training.processes import say, world
 
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 FACTS = "run"  # the checkpoint's key for `facts`
 
 # Options that may differ between a run and its continuation.
@@ -83,7 +83,7 @@ def check_resumed(parser: ArgumentParser, config: Namespace) -> None:
         )
 
 
-def find_checkpoint(folder: str, say: Callable[[str], None] = print) -> str | None:
+def find_checkpoint(folder: str) -> str | None:
     """Path of the run's newest whole checkpoint; None if it has none yet.
 
     Raises:
@@ -108,13 +108,10 @@ def find_checkpoint(folder: str, say: Callable[[str], None] = print) -> str | No
     return None
 
 
-def check_checkpoint(path: str, data: dict[str, Any], say: Callable[[str], None] = print) -> None:
-    """Compare what a checkpoint was made of with what there is now.
+def check_checkpoint(path: str, data: dict[str, Any]) -> None:
+    """Compare what a checkpoint was made of with `data`, the state of this run's SSEDataModule.
 
-    Args:
-        path: the checkpoint.
-        data: `SSEDataModule.state_dict()` of this run.
-        say: takes a line about other versions, with which a continuation may differ in rounding.
+    Other versions are named only: with them a continuation may differ in rounding.
 
     Raises:
         UserError: other data, or another number of processes.

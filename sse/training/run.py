@@ -47,25 +47,15 @@ PACKAGES = ("torch", "lightning", "sentence-transformers", "tokenizers")  # in m
 
 @dataclass
 class Run:
-    """A run that is ready to train.
-
-    Attributes:
-        options: its options.
-        folder: DIR, where its files go.
-        collections: what the trained model is evaluated on, besides the held-out pairs.
-        data: the pairs, read and tokenised.
-        model: the model with its loss.
-        trainer: Lightning's trainer.
-        seconds: what each part took.
-    """
+    """A run that is ready to train."""
 
     options: Options
-    folder: Path
-    collections: list[Collection]
-    data: SSEDataModule
+    folder: Path  # DIR, where its files go
+    collections: list[Collection]  # the model is evaluated on them besides the held-out pairs
+    data: SSEDataModule  # read and tokenised
     model: SSEModule
     trainer: L.Trainer
-    seconds: dict[str, float]
+    seconds: dict[str, float]  # what each part took
 
     @property
     def first(self) -> bool:
@@ -171,9 +161,9 @@ def fit(run: Run) -> None:
 
 def resume_from(run: Run) -> str | None:
     """The checkpoint to go on from, checked; None to start from the first step."""
-    checkpoint = find_checkpoint(run.options.config.resume, say)
+    checkpoint = find_checkpoint(run.options.config.resume)
     if checkpoint:
-        check_checkpoint(checkpoint, run.data.state_dict(), say)
+        check_checkpoint(checkpoint, run.data.state_dict())
     else:
         say("no checkpoint yet: starting from the first step, which gives the same run")
     return checkpoint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from sse.common.errors import UserError
 from sse.data.datamodule import SSEDataModule
 from sse.training import processes
-from sse.training.callbacks import callbacks
-from sse.training.checkpoints import WholeCheckpoints
+from sse.training.callbacks import MovingAverage, Progress, Throughput
+from sse.training.checkpoints import LastCheckpoint, WholeCheckpoints
 from sse.training.diagnostics_callback import Diagnostics
 from sse.training.module import SSEModule
 from sse.training.options import Options, not_started
@@ -32,19 +31,12 @@ def make_trainer(
 ) -> L.Trainer:
     """The trainer of a run; epochs and evaluation intervals depend on the data.
 
-    Args:
-        options: the run's options.
-        folder: DIR, where logs and checkpoints go.
-        data: the pairs, read.
-        model: the model that is trained.
-
     Raises:
         UserError: an option of Lightning's that it refuses, or devices without a process.
     """
-    for line in remarks(options, data.hparams.batch_size):
-        say(line)
+    _remark(options, data.hparams.batch_size)
     arguments = options.trainer()
-    steps, epochs = processes.agree(lambda: length(options, data))
+    steps, epochs = processes.agree(lambda: _length(options, data))
     if _unlimited(options):
         arguments["max_epochs"] = epochs
         say(
@@ -69,7 +61,9 @@ def make_trainer(
         ]
     arguments["plugins"] = [WholeCheckpoints(), *(arguments["plugins"] or [])]
     environment = processes.environment()
-    arguments["strategy"] = processes.Processes(environment) if environment else "auto"
+    arguments["strategy"] = (
+        processes.Processes(cluster_environment=environment) if environment else "auto"
+    )
     return _made(arguments | {"default_root_dir": folder})
 
 
@@ -85,19 +79,36 @@ def _made(arguments: dict[str, Any]) -> L.Trainer:
 
 
 def _callbacks(options: Options, folder: Path, monitor: str | None) -> list[Callback]:
-    """The callbacks that every run has."""
-    config = options.config
-    bar = config.trainer.enable_progress_bar is not False
-    seconds = 60 * config.checkpoint_minutes
-    own = callbacks(folder / "checkpoints", monitor, config.ema, bar, seconds)
+    """The callbacks that the options ask for; `best.ckpt` has the greatest value of `monitor`.
+
+    With a moving average (--ema), evaluation, checkpoints' `state_dict` and the final model hold
+    the averaged weights.
+    """
+    config, place = options.config, folder / "checkpoints"
+    own: list[Callback] = []
     if config.diagnostics and processes.world() > 1:
         say("diagnostics: none, as each process has a part of the model only")
     elif config.diagnostics:  # first: it measures before the others save or average
-        own.insert(0, Diagnostics(folder / "diagnostics.parquet", config.diagnostics))
-    return own
+        own.append(Diagnostics(folder / "diagnostics.parquet", config.diagnostics))
+    own.append(throughput := Throughput())
+    if config.trainer.enable_progress_bar is not False:
+        own.append(Progress(throughput))
+    if config.ema:
+        own.append(MovingAverage(decay=config.ema))
+    if monitor:
+        best = ModelCheckpoint(
+            place,
+            "best",
+            monitor=monitor,
+            mode="max",
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+        own.append(best)
+    return [*own, LastCheckpoint(place, 60 * config.checkpoint_minutes)]
 
 
-def length(options: Options, data: SSEDataModule) -> tuple[int, int]:
+def _length(options: Options, data: SSEDataModule) -> tuple[int, int]:
     """Batches of the first epoch, and epochs."""
     trainer = options.config.trainer
     steps = len(data.plan(0, processes.world()))
@@ -113,13 +124,13 @@ def _unlimited(options: Options) -> bool:
     return trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None
 
 
-def remarks(options: Options, batch: int) -> Iterator[str]:
-    """What the options do not do, though a reader may expect it."""
+def _remark(options: Options, batch: int) -> None:
+    """Say what the options do not do, though a reader may expect it."""
     parts = options.config.trainer.accumulate_grad_batches
     if parts > 1:
-        yield (
+        say(
             f"accumulation: {parts} x {batch:,} pairs a step, each with the negatives of its own "
             f"{batch:,} alone: more negatives need a larger --data.batch_size"
         )
     if options.config.profile:  # of a run that is resumed; `check` refuses it for others
-        yield "profile: it has left, so the rest of this run is not measured"
+        say("profile: it has left, so the rest of this run is not measured")
