@@ -64,11 +64,7 @@ def _parser() -> Parser:
     add("source", metavar="IN", help="parquet or jsonl(.gz): a file, a folder or a glob; or a URL")
     add("target", metavar="OUT", help="folder of the shards (part-00000.parquet ...), or a URL")
     add("-m", "--model", required=True, metavar="FOLDER", help="of a model")
-    add(
-        "--cluster",
-        metavar="ADDRESS",
-        help="of a Ray cluster, or auto (default: this machine alone)",
-    )
+    add("--cluster", metavar="ADDRESS", help="of a Ray cluster, or auto (default: this machine)")
     add("--workers", type=int, help="processes with one core each (default: one per core)")
     add("--text", metavar="COLUMN", help="of the texts (default: text, or the only one)")
     add("--id", metavar="COLUMN", help="of the ids (default: id or _id, otherwise file and row)")

@@ -117,23 +117,10 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
     add("--split", help="judgements in qrels/SPLIT.tsv (default: test, or the only one)")
     add("--nanobeir", nargs="?", const="sentence-transformers/NanoBEIR-en", metavar="SOURCE",
         help="NanoBEIR from the hub or a folder (default: the hub's)")  # fmt: skip
-    add(
-        "--dims",
-        nargs="+",
-        type=int,
-        help="dimensions to evaluate (default: all, and 512, 256, 128, 64, 32 below)",
-    )
-    add(
-        "--baselines",
-        action="store_true",
-        help="also BM25 and, for a static model, an untrained one",
-    )
-    add(
-        "--json", metavar="FILE", help="write every metric; - is standard output, without the table"
-    )
-    add(
-        "--report", metavar="FOLDER", help="write a table, intervals, a figure and scores per query"
-    )
+    add("--dims", nargs="+", type=int, help="prefixes (default: all, 512, 256, 128, 64, 32)")
+    add("--baselines", action="store_true", help="also BM25 and a static model's untrained twin")
+    add("--json", metavar="FILE", help="every metric; - is standard output, without the table")
+    add("--report", metavar="FOLDER", help="a table, intervals, a figure and scores per query")
     add("--graded", action="store_true", help="nDCG with the judged grades as gains, not 0 and 1")
     add("--device", help="cpu, cuda, ... (default: the best available)")
     add("--batch-size", type=int, default=256, help="texts per batch (default: 256)")
