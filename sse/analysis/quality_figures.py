@@ -216,12 +216,18 @@ def draw_curves(axes: Any, study: Study, curve: pd.DataFrame) -> None:
     for level in study.levels:
         part = curve[curve["level"] == level]
         if len(part):
-            look = style(study, level) | {"markersize": 4, "markevery": max(1, len(part) // 8)}
-            axes.plot(part["step"], part["mean"], linewidth=1.4, **look)
-            axes.fill_between(part["step"], part["low"], part["high"], color=look["color"],
-                              alpha=0.12, linewidth=0)  # fmt: skip
+            draw_band(axes, study, level, *(part[name] for name in ("step", "mean", "low", "high")))
     axes.set_xlabel("optimiser step")
     clean(axes)
+
+
+def draw_band(
+    axes: Any, study: Study, level: str, x: Sequence[Any], mean: Any, low: Any, high: Any
+) -> None:
+    """A level's line `mean` over `x`, with a band from `low` to `high`."""
+    look = style(study, level) | {"markersize": 4, "markevery": max(1, len(x) // 8)}
+    axes.plot(x, mean, linewidth=1.4, **look)
+    axes.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
 
 
 def _means_and_differences(

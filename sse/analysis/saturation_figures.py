@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from sse.analysis.quality_figures import (
     clean,
+    draw_band,
     draw_curves,
     legend,
     log_axis,
@@ -171,9 +172,6 @@ def _sorted_dims(axes: Any, study: Study, level: str, values: np.ndarray) -> Non
     """(seeds, D) values, sorted in each seed: the seeds' mean, and a band over them."""
     ranked = np.sort(values, axis=1)
     x = 100 * (np.arange(ranked.shape[1]) + 0.5) / ranked.shape[1]
-    look = style(study, level) | {"markersize": 4, "markevery": max(1, len(x) // 8)}
-    axes.plot(x, ranked.mean(axis=0), linewidth=1.4, **look)
-    axes.fill_between(x, ranked.min(axis=0), ranked.max(axis=0), color=look["color"], alpha=0.12,
-                      linewidth=0)  # fmt: skip
+    draw_band(axes, study, level, x, ranked.mean(0), ranked.min(0), ranked.max(0))
     axes.set_xlabel("dimensions, sorted, %")
     clean(axes)

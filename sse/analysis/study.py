@@ -83,11 +83,6 @@ class Study:
         """Seeds at the largest size."""
         return int(self.results[self.results[SIZE] == self.sizes[-1]][SEED].nunique())
 
-    @property
-    def collections(self) -> list[str]:
-        """What the mean is over."""
-        return [name for name in dict.fromkeys(self.by_dim["collection"]) if name != MEAN]
-
     @cached_property
     def by_size(self) -> pd.DataFrame:
         """`summarise`'s table at the largest dimension, at each size."""
@@ -102,7 +97,7 @@ class Study:
     @property
     def over(self) -> str:
         """What the means are over: `mean over 6 collections, 3 seeds`."""
-        names = self.collections
+        names = [name for name in dict.fromkeys(self.by_dim["collection"]) if name != MEAN]
         over = f"mean over {len(names)} collections" if len(names) > 1 else names[0]
         return f"{over}, {self.seeds} seed{'s' * (self.seeds > 1)}"
 

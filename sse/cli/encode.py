@@ -6,16 +6,14 @@ import argparse
 import json
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain, islice, tee
 
 from sse.cli.options import Run, add_input, add_model, add_output, bar
 from sse.common.errors import UserError
 from sse.model.quantise import PRECISIONS, width
 from sse.serving.encoder import Encoder
 from sse.serving.vector_files import OUTPUTS, check_target, output_format, vector_file
-from sse.text.records import Record, read_records
+from sse.text.records import read_records
 
 
 def encode(parser: argparse.ArgumentParser) -> Run:
@@ -57,22 +55,17 @@ def _encode(args: argparse.Namespace) -> None:
     model = Encoder(args.model, args.dim, fast=not args.no_fast)
     columns, dtype = width(model.dim, args.precision)
     start, count = time.perf_counter(), 0
-    waiting: deque[Record] = deque()
-
-    def texts() -> Iterator[str]:
-        for row in rows:
-            waiting.append(row)
-            yield row.text
-
+    rows, ahead = tee(rows)  # the encoder reads some texts ahead
+    texts = (row.text for row in ahead)
     batches = model.stream(
-        texts(), None, not args.no_normalize, args.batch_size, args.prompt, args.precision
+        texts, None, not args.no_normalize, args.batch_size, args.prompt, args.precision
     )
     with (
         vector_file(args.target, form, columns, dtype, not args.no_text, args.force) as writer,
         bar("encoding", args.quiet) as progress,
     ):
         for vectors in batches:
-            writer.write([waiting.popleft() for _ in range(len(vectors))], vectors)
+            writer.write(list(islice(rows, len(vectors))), vectors)
             count += len(vectors)
             progress(len(vectors))
     if not args.quiet:

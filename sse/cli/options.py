@@ -62,20 +62,13 @@ def option_names(parser: argparse.ArgumentParser) -> Iterator[None]:
         raise
 
 
-class bar:  # noqa: N801  a context manager, used like a function
+@contextlib.contextmanager
+def bar(title: str, quiet: bool) -> Iterator[Callable[[int], object]]:
     """A progress bar on a terminal, silence elsewhere; yields the function that moves it."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda n: None
+        return
+    from tqdm import tqdm  # slow to import
 
-    def __init__(self, title: str, quiet: bool) -> None:
-        self.title, self.quiet = title, quiet or not sys.stderr.isatty()
-
-    def __enter__(self) -> Callable[[int], object]:
-        if self.quiet:
-            return lambda n: None
-        from tqdm import tqdm  # slow to import
-
-        self.bar = tqdm(desc=self.title, unit=" texts", unit_scale=True)
-        return self.bar.update
-
-    def __exit__(self, *_: object) -> None:
-        if not self.quiet:
-            self.bar.close()
+    with tqdm(desc=title, unit=" texts", unit_scale=True) as shown:
+        yield shown.update

@@ -40,12 +40,7 @@ def index(parser: argparse.ArgumentParser) -> Run:
     add("target", metavar="OUT")
     add_model(parser)
     add_input(parser)
-    add(
-        "--kind",
-        choices=INDEX_KINDS,
-        default="exact",
-        help="binary is smaller; its results are rescored",
-    )
+    add("--kind", choices=INDEX_KINDS, default="exact", help="binary is smaller (default: exact)")
     add_output(parser)
     return _index
 

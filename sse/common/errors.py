@@ -55,11 +55,7 @@ class Stopped(Exception):
 
 
 class LostProcess(Stopped):
-    """Another process of the run is gone, so this one cannot go on.
-
-    Args:
-        rank: the number of this process.
-    """
+    """Another process of the run is gone, so this one, number `rank`, cannot go on."""
 
     exit_code = 1
 
@@ -78,11 +74,7 @@ class UserError(ValueError):
 
 
 class MissingExtra(UserError, ImportError):
-    """A library is not installed; the message names the extra of this package that brings it.
-
-    Args:
-        library: a key of `EXTRAS`.
-    """
+    """A library of `EXTRAS` is not installed; the message names the extra that brings it."""
 
     def __init__(self, library: str) -> None:
         extra = EXTRAS[library]
@@ -152,6 +144,11 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
         return 0
 
     return wrapper
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the error's text, at most 200 characters; its class if it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _system_line(error: Exception) -> str | None:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, first_line
 
 DEADLINE = 3.0  # seconds, name look-up included
 
@@ -46,7 +46,9 @@ def hub_file(name: str, file: str) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(name, file, etag_timeout=DEADLINE))
     except Exception as error:
-        raise UserError(f"{name}: {file} does not download ({_first(error)}); {way_out}") from error
+        raise UserError(
+            f"{name}: {file} does not download ({first_line(error)}); {way_out}"
+        ) from error
 
 
 def ask_hub(what: str, question: Callable[[Any], Any], way_out: str) -> Any:
@@ -83,7 +85,7 @@ def ask_hub(what: str, question: Callable[[Any], Any], way_out: str) -> Any:
         ) from error
     except Exception as error:
         raise HubUnreachable(
-            f"{what}: the hub {endpoint} cannot be reached ({_first(error)}); "
+            f"{what}: the hub {endpoint} cannot be reached ({first_line(error)}); "
             f"check the network, or {way_out}"
         ) from error
 
@@ -105,9 +107,3 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
 
     threading.Thread(target=work, daemon=True).start()  # an executor's would delay the exit
     return answer.result(seconds)
-
-
-def _first(error: BaseException) -> str:
-    """The error's first line, or its class where it has no text (TimeoutError)."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__

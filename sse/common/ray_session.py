@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, first_line
 
 OBJECT_STORE = 100_000_000  # bytes; it holds only file names and counts
 
@@ -57,8 +57,8 @@ def _session(address: str | None, workers: int) -> Iterator[None]:
                 **quiet,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"Ray does not start at {address or 'this machine'}: {reason}") from None
+        place = address or "this machine"
+        raise UserError(f"Ray does not start at {place}: {first_line(error)}") from None
     try:
         yield
     finally:

@@ -79,8 +79,7 @@ class NotedSignals:
 def stopped_with(way_on: Callable[[], str]) -> Iterator[None]:
     """Raise `Stopped` at SIGINT and SIGTERM within the block, where they have Python's handlers.
 
-    Args:
-        way_on: returns how to go on, in words; called when a signal comes.
+    `way_on` returns how to go on, in words. It is called when a signal comes.
     """
     defaults = (signal.SIG_DFL, signal.default_int_handler)
     before = {}

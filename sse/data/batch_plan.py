@@ -34,12 +34,8 @@ def first_fit(text_ids: NDArray[np.integer], order: Rows, batch_size: int) -> It
     """Cut `order` into batches in which no text stands twice; the last ones may be short.
 
     A row waits for the next batch when one of its texts occurs earlier in the window, even in a row
-    that waits itself: this keeps the choice vectorised.
-
-    Args:
-        text_ids: (n, columns), an integer per text; equal texts have equal ids.
-        order: a permutation of row numbers.
-        batch_size: rows per batch.
+    that waits itself: this keeps the choice vectorised. `text_ids` (n, columns) has equal integers
+    for equal texts; `order` is a permutation of row numbers.
     """
     columns = text_ids.shape[1]
     waiting = order[:0]

@@ -53,9 +53,9 @@ def choose_columns(label: str, files: Sequence[Path], spec: SetSpec, dataset: An
         UserError: too few rows, a missing column, a null or a value that is not text.
     """
     if len(dataset) < MIN_ROWS:
+        few = "only 1 row" if len(dataset) else "no rows"
         raise UserError(
-            f"{label}: {fault(files) or _rows(len(dataset))}; "
-            f"contrastive training needs at least {MIN_ROWS} rows"
+            f"{label}: {fault(files) or few}; contrastive training needs at least {MIN_ROWS} rows"
         )
     schema = dataset.features.arrow_schema
     named = dict(spec.columns or {})
@@ -113,9 +113,7 @@ def _negatives(label: str, most: int | None, dataset: Any, names: Sequence[str])
     for name in names:
         if most is not None and len(columns) >= most:
             break
-        if not pa.types.is_list(schema.field(name).type) and not pa.types.is_large_list(
-            schema.field(name).type
-        ):
+        if not _is_list(schema.field(name).type):
             columns.append(Column("negative", name))
             continue
         shortest, row = _shortest(dataset.select_columns([name]))
@@ -144,7 +142,9 @@ def _check(label: str, files: Sequence[Path], dataset: Any, columns: Sequence[Co
     schema = dataset.features.arrow_schema
     names = list(dict.fromkeys(column.name for column in columns))
     for name in names:
-        if not _holds_text(schema.field(name).type) or _is_json(dataset.features[name]):
+        # `datasets` keeps a column of mixed types as JSON.
+        json = type(dataset.features[name]).__name__ == "Json"
+        if json or not _holds_text(schema.field(name).type):
             kind = schema.field(name).type
             problem = fault(files, names) or f"column {name!r} is {kind}, not text"
             raise UserError(f"{label}: {problem}; mend it or name another column")
@@ -164,10 +164,6 @@ def _check(label: str, files: Sequence[Path], dataset: Any, columns: Sequence[Co
         first += len(table)
 
 
-def _rows(count: int) -> str:
-    return "no rows" if not count else f"only {count} row"
-
-
 def _order(name: str) -> tuple[str, int]:
     """Sort key: negative, negative_1, negative_2, ..., negative_10."""
     match = re.fullmatch(r"(\D*?)_?(\d+)", name)
@@ -178,11 +174,9 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
 def _holds_text(kind: pa.DataType) -> bool:
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return _is_text(kind.value_type if lists else kind)
-
-
-def _is_json(feature: Any) -> bool:
-    """Whether `datasets` keeps the column as JSON, which it does with mixed types."""
-    return type(feature).__name__ == "Json"
+    return _is_text(kind.value_type if _is_list(kind) else kind)

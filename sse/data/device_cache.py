@@ -26,10 +26,6 @@ class DeviceCache:
     """The tokens of some sets on one device.
 
     A set's columns lie one after the other in one array, so a batch of any columns is one gather.
-
-    Args:
-        sets: what to hold; the arrays are read once.
-        device: the device to hold them.
     """
 
     def __init__(self, sets: Sequence[TokenizedSet], device: torch.device) -> None:
@@ -82,9 +78,9 @@ class _OneSet:
         self.columns = len(tokens.tokens)
         # Few kernels take uint16: the same bits as int16, widened after the gather.
         self.narrow = tokens.tokens[0].ids.dtype == np.uint16
-        kind = np.int16 if self.narrow else np.int32
+        kind, dtype = (np.int16, torch.int16) if self.narrow else (np.int32, torch.int32)
         bases = np.cumsum([0, *(int(c.offsets[-1]) for c in tokens.tokens)])
-        self.ids = torch.empty(int(bases[-1]), dtype=_torch(kind), device=device)
+        self.ids = torch.empty(int(bases[-1]), dtype=dtype, device=device)
         for column, low, high in zip(tokens.tokens, bases, bases[1:], strict=False):
             own = column.ids[: high - low]
             own = own.view(kind) if self.narrow else own.astype(kind, copy=False)
@@ -115,10 +111,6 @@ class _OneSet:
         if mask:
             features["text_ids"] = self.text_ids[numbers].T.contiguous()  # (columns, B)
         return features
-
-
-def _torch(kind: type[np.integer]) -> torch.dtype:
-    return torch.int16 if kind is np.int16 else torch.int32
 
 
 def _to(rows: NDArray[np.int64], device: torch.device) -> Tensor:

@@ -23,6 +23,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,24 +57,17 @@ def embedded_pairs(
     say: Callable[[str], None] = print,
     progress: bool = True,
 ) -> PairSet:
-    """All pairs of the embedded corpus.
+    """All pairs of the embedded corpus; the set's `report` gives counts and package versions.
 
-    Args:
-        cache: a folder that keeps the pairs for the next run with the same packages.
-        say: takes a line with the counts and the package versions.
-        progress: show a bar while parsing.
-
-    Returns:
-        A `PairSet` named `docstrings`; its `report` gives counts and package versions.
+    The folder `cache` keeps the pairs for the next run with the same packages.
     """
     import datasets
 
     packages = _packages()
-    table = None
     path = Path(cache) / f"docstrings-{_key(packages)}.parquet" if cache else None
     if path is not None and is_whole(path):  # a damaged file is only a lost minute
         table = pq.read_table(path)
-    if table is None:
+    else:
         rows = extract(packages, progress)
         columns = ("anchor", "positive", "package")
         table = pa.table({name: [row[at] for row in rows] for at, name in enumerate(columns)})
@@ -93,7 +87,7 @@ def embedded_pairs(
 
 def extract(packages: dict[str, Package], progress: bool) -> list[tuple[str, str, str]]:
     """(summary, body, package) of every clean pair, ordered by a hash of the text."""
-    files = [(name, path) for name in sorted(packages) for path in packages[name].files()]
+    files = [(name, path) for name, package in packages.items() for path in package.paths]
     rows = []
     # Trees are many small objects without cycles: collecting them doubles the time.
     collecting = gc.isenabled()
@@ -112,17 +106,12 @@ def extract(packages: dict[str, Package], progress: bool) -> list[tuple[str, str
     return _distinct(rows)[:MAX_PAIRS]
 
 
-class Package:
+class Package(NamedTuple):
     """A distribution's Python files, or the standard library's."""
 
-    def __init__(self, version: str, content: str, paths: Iterable[str]) -> None:
-        self.version = version
-        self.content = content  # what changes when a file does
-        self._paths = paths
-
-    def files(self) -> list[str]:
-        """Paths of the source files worth a look, sorted."""
-        return sorted(path for path in self._paths if path.endswith(".py"))
+    version: str
+    content: str  # what changes when a file does
+    paths: list[str]
 
 
 def _packages() -> dict[str, Package]:

@@ -85,14 +85,9 @@ def make_pair_set(
     report: Sequence[str] = (),
     fingerprint: str | None = None,
 ) -> PairSet:
-    """A `PairSet` over a dataset whose columns are known to be texts without nulls.
+    """A `PairSet` over a `datasets.Dataset` whose columns are known to be texts without nulls.
 
-    Args:
-        name: the set's name.
-        dataset: a `datasets.Dataset`.
-        sources: its columns to use, anchor and positive first.
-        report: what a run may print about the set.
-        fingerprint: hash of the texts, where it is known; else they are read for it.
+    `sources` begins with anchor and positive. Without `fingerprint` the texts are read for it.
     """
     roles: list[str] = []
     for source in sources:
@@ -191,8 +186,6 @@ def _tables(dataset: Any, rows: int) -> Iterator[pa.Table]:
 def _utf8(array: pa.Array) -> memoryview:
     """The UTF-8 bytes of a string array, joined, without a copy."""
     wide = pa.types.is_large_string(array.type)
-    if not wide and not pa.types.is_string(array.type):
-        array, wide = array.cast(pa.large_string()), True
     _, offsets, data = array.buffers()
     if data is None or not len(array):
         return memoryview(b"")

@@ -28,33 +28,17 @@ from sse.text.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data that are ready for batches; the lists have one entry per set.
-
-    Attributes:
-        tokenizer: made the ids.
-        pairs: the texts.
-        sets: the token ids.
-        heldout_rows: the rows to evaluate on.
-        train_rows: the rows to train on.
-    """
+    """Data that are ready for batches; the lists have one entry per set."""
 
     tokenizer: TextTokenizer
-    pairs: list[PairSet]
-    sets: list[TokenizedSet]
-    heldout_rows: list[Rows]
+    pairs: list[PairSet]  # the texts
+    sets: list[TokenizedSet]  # their token ids
+    heldout_rows: list[Rows]  # to evaluate on
     train_rows: list[Rows]
 
 
 def prepare(options: Any, say: Callable[[str], None] = print) -> Prepared:
-    """The data that the options name.
-
-    Args:
-        options: `SSEDataModule.hparams`.
-        say: takes the lines that report progress.
-
-    Raises:
-        UserError: anything wrong with the pairs or the tokenizer.
-    """
+    """The data that the options (`SSEDataModule.hparams`) name; `say` takes lines of progress."""
     cache = Path(options.cache).expanduser() if options.cache else default_cache()
     paths = [options.paths] if isinstance(options.paths, str) else options.paths or []
     specs = [*paths, *(options.sets or [])]

@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, first_line
 from sse.common.hub import HubUnreachable, ask_hub
 from sse.data.bad_rows import fault
 from sse.data.set_spec import SetSpec
@@ -65,7 +65,9 @@ class Source:
             options = _supported(parse_agent_traces=False)
         elif kind in ("csv", "tsv"):
             options = _csv_options(self.files, "\t" if kind == "tsv" else ",")
-        with _large_batches():
+        # Opening an Arrow file reads the head of each batch, and the system maps the pages around
+        # it: with the default of 1,000 rows per batch that is all of the file.
+        with _configured(DEFAULT_MAX_BATCH_SIZE=16_384):
             return datasets.load_dataset(
                 "csv" if kind == "tsv" else kind,
                 data_files=[glob.escape(str(path.resolve())) for path in self.files],
@@ -85,7 +87,8 @@ class Source:
         spec = self.spec
         path = spec.hub_name or str(Path(spec.path).expanduser())
         options = {"split": spec.split or "train", "revision": spec.revision}
-        with _offline(self.cached):
+        # With the cache alone, `datasets` does not retry a dead hub for many seconds.
+        with _configured(HF_HUB_OFFLINE=self.cached or datasets.config.HF_HUB_OFFLINE):
             return datasets.load_dataset(path, spec.config, **options)
 
     def _explained(self, error: Exception) -> Exception:
@@ -97,9 +100,7 @@ class Source:
             last, cause = cause, cause.__cause__
         problem = fault(self.files)
         if problem is None:
-            shown = error if not self.files else last
-            lines = str(shown).strip().splitlines()
-            problem = f"cannot be read ({lines[0][:200] if lines else type(shown).__name__})"
+            problem = f"cannot be read ({first_line(last if self.files else error)})"
         if self.files:
             return UserError(f"{self.label}: {problem}; mend the file or leave it out")
         if self.cached:
@@ -269,30 +270,13 @@ def _quiet(bars: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _large_batches() -> Iterator[None]:
-    """Let `datasets` write its Arrow files in batches of 16,384 rows instead of 1,000.
-
-    Opening a file reads the head of each batch, and the system maps the pages around it: with
-    small batches that is all of the file.
-    """
+def _configured(**values: Any) -> Iterator[None]:
+    """Set values of `datasets.config` meanwhile."""
     import datasets
 
-    before = datasets.config.DEFAULT_MAX_BATCH_SIZE
-    datasets.config.DEFAULT_MAX_BATCH_SIZE = 16_384
+    before = {name: getattr(datasets.config, name) for name in values}
+    vars(datasets.config).update(values)
     try:
         yield
     finally:
-        datasets.config.DEFAULT_MAX_BATCH_SIZE = before
-
-
-@contextlib.contextmanager
-def _offline(on: bool) -> Iterator[None]:
-    """Let `datasets` use its cache at once, instead of retrying a dead hub for 23 s."""
-    import datasets
-
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = before or on
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
+        vars(datasets.config).update(before)

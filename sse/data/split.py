@@ -17,9 +17,8 @@ HOLDOUT_SHARE = 0.1
 def hold_out(text_ids: list[np.ndarray], count: int) -> list[Rows]:
     """Rows to hold out of each set: the pairs with the smallest hash of their text.
 
-    Args:
-        text_ids: per set, (n, columns) 64-bit hashes of the texts.
-        count: pairs over all sets; at most `HOLDOUT_SHARE` of them.
+    `text_ids` holds per set the (n, columns) 64-bit hashes of the texts. Over all sets `count`
+    pairs are held out, at most `HOLDOUT_SHARE` of them.
     """
     count = min(count, int(sum(map(len, text_ids)) * HOLDOUT_SHARE))
     if count == 0:
@@ -46,15 +45,7 @@ def train_rows(text_ids: np.ndarray, heldout: Rows) -> Rows:
 def choose(text_ids: list[np.ndarray], rows: list[Rows], count: int) -> list[Rows]:
     """`count` of the rows over all sets, those with the smallest hash of their text.
 
-    So a smaller choice is part of a larger one.
-
-    Args:
-        text_ids: per set, (n, columns) 64-bit hashes of the texts.
-        rows: per set, the rows to choose from.
-        count: rows over all sets.
-
-    Raises:
-        UserError: there are fewer.
+    So a smaller choice is part of a larger one. Fewer rows than `count` raise UserError.
     """
     # The columns in the other order than in `hold_out`: another hash.
     keys = [_mix(ids[own, 1], ids[own, 0]) for ids, own in zip(text_ids, rows, strict=True)]

@@ -42,19 +42,12 @@ RECORD_ROWS = 50_000  # a record costs two file-system calls: not after every ch
 
 @dataclass(frozen=True)
 class TokenizedSet:
-    """The tokens of a `PairSet`.
-
-    Attributes:
-        name: the set's name.
-        columns: the roles, "anchor", "positive", "negative_1", ...
-        tokens: one ragged batch per column, memory-mapped; uint16 where the vocabulary fits.
-        text_ids: (rows, columns) uint64, a hash of each text, memory-mapped.
-    """
+    """The tokens of a `PairSet`, memory-mapped."""
 
     name: str
-    columns: tuple[str, ...]
-    tokens: tuple[TokenBatch, ...]
-    text_ids: NDArray[np.uint64]
+    columns: tuple[str, ...]  # the roles: "anchor", "positive", "negative_1", ...
+    tokens: tuple[TokenBatch, ...]  # one per column; uint16 where the vocabulary fits
+    text_ids: NDArray[np.uint64]  # (rows, columns), a hash of each text
 
     def __len__(self) -> int:
         return len(self.text_ids)
@@ -69,13 +62,8 @@ def tokenize_set(
 ) -> TokenizedSet:
     """The tokens of `pair_set`, from the cache in `folder` or built there.
 
-    Args:
-        pair_set: the texts.
-        tokenizer: what makes ids of them.
-        folder: the cache; created when missing, shared by any number of sets and runs.
-        progress: show a bar while building.
-        say: takes a line where another run is waited for, and where a damaged cache is built
-            again; by default it goes to stderr.
+    Any number of sets and runs share the folder. `say` takes a line where another run is waited
+    for, and where a damaged cache is built again; by default it goes to stderr.
     """
     say = say or (lambda line: print(line, file=sys.stderr))  # noqa: T201  the default channel
     dtype = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
@@ -115,14 +103,10 @@ class _Build:
         dtype: np.dtype,
         say: Callable[[str], None],
     ) -> None:
-        self.pair_set = pair_set
-        self.tokenizer = tokenizer
-        self.folder = folder
-        self.dtype = dtype
-        self.say = say
-        columns = range(len(pair_set.columns))
+        self.pair_set, self.tokenizer, self.folder = pair_set, tokenizer, folder
+        self.dtype, self.say = dtype, say
         self.names = ["text_ids"]
-        for column in columns:
+        for column in range(len(pair_set.columns)):
             self.names += [f"ids_{column}", f"offsets_{column}"]
 
     def is_whole(self) -> bool:
@@ -180,12 +164,8 @@ class _Build:
             )
             for column in columns
         ]
-        return TokenizedSet(
-            self.pair_set.name,
-            self.pair_set.columns,
-            tuple(tokens),
-            text_ids.reshape(-1, len(columns)),
-        )
+        hashes, roles = text_ids.reshape(-1, len(columns)), self.pair_set.columns
+        return TokenizedSet(self.pair_set.name, roles, tuple(tokens), hashes)
 
     def _chunks(self, start: int) -> Iterator[tuple[list[list[str]], NDArray[np.uint64]]]:
         for texts in self.pair_set.chunks(start):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, first_line
 from sse.common.hub import DEADLINE, ask_hub, offline
 from sse.evaluation.collection import Collection, Qrels, document_text
 
@@ -75,10 +75,9 @@ def _hub(source: str, subset: str, split: str) -> Subset:
     try:
         data = load_dataset(source, subset, split=split)
     except Exception as error:  # datasets raises whatever its readers raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{source}: {subset} {split} cannot be loaded ({reason}): give a local folder in "
-            "NanoBEIR's layout, or unset HF_HUB_OFFLINE where it is set"
+            f"{source}: {subset} {split} cannot be loaded ({first_line(error)}): give a local "
+            "folder in NanoBEIR's layout, or unset HF_HUB_OFFLINE where it is set"
         ) from error
     return {name: data[name][:] for name in data.column_names}
 

@@ -46,12 +46,8 @@ def top_documents(scores: torch.Tensor, depth: int, by_id: torch.Tensor) -> torc
     """Columns (b, min(depth, N)) of the best scores of each row, equal scores by document id.
 
     `topk` leaves open which of several equal scores it returns, and in what order. So its result is
-    sorted again, and a row with a tie across the cut-off is sorted as a whole.
-
-    Args:
-        scores: (b, N).
-        depth: how many columns to return.
-        by_id: (N,) the columns in ascending order of their documents' ids.
+    sorted again, and a row with a tie across the cut-off is sorted as a whole. `scores` is (b, N),
+    `by_id` (N,) the columns in ascending order of their documents' ids.
     """
     depth = min(depth, scores.shape[1])
     best, columns = scores.topk(min(depth + 1, scores.shape[1]), dim=1)
@@ -67,12 +63,9 @@ def top_documents(scores: torch.Tensor, depth: int, by_id: torch.Tensor) -> torc
 
 
 def vector_scorer(queries: torch.Tensor, documents: torch.Tensor, similarity: str) -> Scorer:
-    """A function from rows of queries to their scores (b, N).
+    """A function from rows of `queries` (Q, D) to their scores (b, N) against `documents` (N, D).
 
-    Args:
-        queries: vectors (Q, D).
-        documents: vectors (N, D).
-        similarity: cosine, dot, or another of sentence-transformers' similarities.
+    `similarity` is cosine, dot, or another of sentence-transformers' similarities.
     """
     queries, documents = queries.contiguous(), documents.contiguous()
     if similarity in ("cosine", "dot"):

@@ -33,8 +33,7 @@ def write_report(results: Results, folder: str | Path, figure: bool = True) -> l
     # All are made before the first appears, so that a failure leaves an older report whole.
     with tempfile.TemporaryDirectory(prefix=".report.", dir=root) as name:
         made = Path(name)
-        with atomic_file(made / "report.txt") as temporary:
-            temporary.write_text(format_table(results) + "\n", "utf-8")
+        (made / "report.txt").write_text(format_table(results) + "\n", "utf-8")
         write_per_query(results, made / "per_query.parquet")
         if figure:
             plot(results, made / "quality.png")
@@ -52,7 +51,7 @@ def format_table(results: Results, metric: str = "ndcg@10") -> str:
     ]
     n = len(first.scores)
     over = f"Mean over {n} collections" if n > 1 else f"By dimension on {next(iter(first.scores))}"
-    parts += [over, _align(_by_dim(results), left=1)]
+    parts += [over, _align(_by_dim(results))]
     return "\n\n".join(parts)
 
 
@@ -166,12 +165,12 @@ def _signed(value: float, low: float, high: float) -> str:
     return f"{value:+.4f} [{low:+.3f}, {high:+.3f}]"
 
 
-def _align(rows: list[list[str]], left: int = 1) -> str:
-    """Columns of equal width, the first `left` of them flush left, under a ruled header."""
+def _align(rows: list[list[str]]) -> str:
+    """Columns of equal width, the first flush left, under a ruled header."""
     widths = np.array([[len(cell) for cell in row] for row in rows]).max(axis=0)
     lines = [
         "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
+            cell.ljust(width) if i == 0 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

@@ -19,10 +19,6 @@ from sse.evaluation.metrics import DEPTH, METRICS, Judgements, score_run
 class RetrievalMetric(Metric):
     """The mean of one of `METRICS` over all queries of all processes; 0 without queries.
 
-    Args:
-        name: `ndcg@10`, `mrr@10`, `recall@5`, ...
-        options: torchmetrics' own.
-
     >>> metric = RetrievalMetric("mrr@10")
     >>> queries, documents = torch.eye(3), torch.tensor([[2.0, 1, 0], [1, 0, 0], [0, 0, 1]])
     >>> metric.update(*rank_own(queries, documents))  # ranks 2, 3 and 1
@@ -44,12 +40,7 @@ class RetrievalMetric(Metric):
         self.add_state("queries", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, ranking: np.ndarray, judgements: Judgements) -> None:
-        """Add the metric of these queries to the sum.
-
-        Args:
-            ranking: (Q, K) positions of documents, best first, -1 where there is none.
-            judgements: of these queries, in this order.
-        """
+        """Add the metric of these queries to the sum; the arguments are `score_run`'s."""
         self.total += float(score_run(ranking, judgements)[self.name].sum())
         self.queries += len(ranking)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sse.common.digests import CONFIG_NAME
-from sse.common.errors import UserError
+from sse.common.errors import UserError, first_line
 from sse.evaluation.collection import Collection
 from sse.evaluation.evaluate import Result, check_dims, encoders, evaluate, evaluate_bm25
 from sse.model.folder import read_folder
@@ -36,10 +36,9 @@ def load_model(folder: str | Path, device: str | None = None) -> Any:
     try:
         return SentenceTransformer(str(folder), device=device, local_files_only=True)
     except Exception as error:  # its many readers share no family of errors
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(
-            f"{folder}: sentence-transformers cannot load it ({type(error).__name__}: {reason}): "
-            "copy or export the model again"
+            f"{folder}: sentence-transformers cannot load it ({reason}): copy or export it again"
         ) from error
 
 
@@ -63,13 +62,7 @@ def evaluate_model(
 ) -> Result:
     """Evaluate a SentenceTransformer with its own prompts, similarity and device.
 
-    Args:
-        model: the model.
-        collections: what to search.
-        dims: prefixes, by default all standard ones.
-        batch_size: texts encoded at a time.
-        progress: show bars.
-        options: further arguments of `sse.evaluation.evaluate.evaluate`.
+    The other arguments are those of `sse.evaluation.evaluate.evaluate` and `encoders`.
     """
     check_dims(dims, model.get_embedding_dimension())  # before the long work
     queries, documents = encoders(model, batch_size, progress)

@@ -36,17 +36,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class CorpusColumns:
-    """The columns of a corpus and of its shards.
+    """The columns of a corpus and of its shards."""
 
-    Attributes:
-        text: the input's column of texts.
-        schema: the shards' columns beside the vector.
-        places: whether these begin with `PLACES`, as the input has no ids.
-    """
-
-    text: str
-    schema: pa.Schema
-    places: bool
+    text: str  # the input's column of texts
+    schema: pa.Schema  # the shards' columns beside the vector
+    places: bool  # whether these begin with `PLACES`, as the input has no ids
 
     def from_file(self) -> list[pa.Field]:
         """The columns of `schema` that come from the input file."""
@@ -130,8 +124,7 @@ def _type(kinds: set[type]) -> pa.DataType:
 def read_shard(shard: Shard, columns: CorpusColumns) -> Iterator[Batch]:
     """The records of a shard, batch by batch: at most `ROWS`, about `BYTES` bytes.
 
-    Raises:
-        UserError: the file cannot be read.
+    A file that cannot be read raises UserError.
     """
     return (_parquet_batches if shard.kind == "parquet" else _json_batches)(shard, columns)
 

@@ -29,23 +29,14 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Shard:
-    """The input of one output file: a file of JSON lines, or row groups of a parquet file.
-
-    Attributes:
-        number: the shard's number.
-        url: the input file.
-        kind: `json` or `parquet`.
-        start: first row group; 0 for JSON lines.
-        stop: the row group after the last; 0 for JSON lines.
-        first: number of the shard's first row in the input file.
-    """
+    """The input of one output file: a file of JSON lines, or row groups of a parquet file."""
 
     number: int
-    url: str
-    kind: str
-    start: int = 0
-    stop: int = 0
-    first: int = 0
+    url: str  # of the input file
+    kind: str  # `json` or `parquet`
+    start: int = 0  # the first row group; 0 for JSON lines
+    stop: int = 0  # the row group after the last; 0 for JSON lines
+    first: int = 0  # the number of the shard's first row in the input file
 
 
 def find_files(source: str) -> list[InputFile]:

@@ -70,7 +70,6 @@ class Encoder:
         self._digests = model.digests
         self.norm = model.norm
         self._form = NORM_FORMS[self.norm]
-        self._prefix_suffices = self._form.by_dimension
         self._vectors = model.vectors
         self.table = model.rows
         if rows is not None and rows != self.table.kind:
@@ -219,7 +218,7 @@ class Encoder:
     ) -> None:
         """Write the vectors of one batch into `out` (n, dim)."""
         batch, dim = self.tokenizer.encode(texts, parallel), out.shape[1]
-        pooled = dim if self._prefix_suffices else self.full_dim
+        pooled = dim if self._form.by_dimension else self.full_dim
         for start in range(0, len(texts), BLOCK):
             block = out[start : start + BLOCK]
             x = block if pooled == dim else np.empty((len(block), pooled), np.float32)

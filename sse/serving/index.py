@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -84,20 +84,14 @@ def build_index(
     """
     if kind not in INDEX_KINDS:
         raise UserError(f"index kind '{kind}': choose one of {', '.join(INDEX_KINDS)}")
-    waiting: deque[Record] = deque()
-
-    def texts() -> Iterator[str]:
-        for row in rows:
-            waiting.append(row)
-            yield row.text
-
+    rows, ahead = tee(rows)  # the encoder reads some texts ahead
     about = {"model": str(model.folder.resolve()), "probe": model.encode(PROBE)[:32].tolist()}
     with atomic_file(target) as path, index_writer(path, kind, model.dim, about) as file:
         chunk: list[Record] = []
         parts: list[NDArray[np.float32]] = []
         size = 0
-        for vectors in model.stream(texts(), batch_size=batch_size):
-            new = [waiting.popleft() for _ in range(len(vectors))]
+        for vectors in model.stream((row.text for row in ahead), batch_size=batch_size):
+            new = list(islice(rows, len(vectors)))
             chunk, size = chunk + new, size + sum(len(row.text) for row in new)
             parts.append(vectors)
             if len(chunk) >= CHUNK or size >= CHUNK_CHARACTERS:
@@ -139,11 +133,10 @@ class Index:
             way_out = "give its new folder as `model`"
             raise UserError(f"{path} was made with {folder}, which is gone: {way_out}")
         self.model = Encoder(folder, fast=fast)
-        if self.dim > self.model.full_dim:
+        fits = self.dim <= self.model.full_dim
+        if not fits or not _agree(self.model.encode(PROBE, self.dim)[:32], about.get("probe")):
             raise UserError(f"{path} was made with another model than {folder}: index again")
         self.model.dim = self.dim
-        if not _agree(self.model.encode(PROBE)[:32], about.get("probe")):
-            raise UserError(f"{path} was made with another model than {folder}: index again")
 
     def __len__(self) -> int:
         return int(self._starts[-1])

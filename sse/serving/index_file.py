@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, first_line
 from sse.text.records import Record
 
 # Format 2 has older sums in place of the CRC-32; they are not compared.
@@ -41,14 +41,7 @@ def schema(kind: str, dim: int, about: dict[str, Any]) -> Any:
 
 
 class IndexWriter:
-    """A writer that appends chunks to an index.
-
-    Args:
-        path: the file.
-        kind: exact or binary.
-        dim: columns of the vectors.
-        about: further facts for the metadata.
-    """
+    """A writer that appends chunks to an index of `kind`; `about` is further metadata."""
 
     def __init__(self, path: Path, kind: str, dim: int, about: dict[str, Any]) -> None:
         import pyarrow as pa
@@ -56,7 +49,7 @@ class IndexWriter:
         self._pa, self.kind = pa, kind
         self.schema = schema(kind, dim, about | {"format": FORMAT, "kind": kind, "dim": dim})
         self.rows = 0
-        self._file = pa.ipc.new_file(str(path), self.schema)
+        self.file = pa.ipc.new_file(str(path), self.schema)
 
     def write(self, rows: Sequence[Record], vectors: NDArray[np.float32]) -> None:
         """Append one chunk: the texts and their vectors (n, dim)."""
@@ -84,18 +77,13 @@ class IndexWriter:
     def _append(self, columns: list[Any], rows: int, crc: int | None) -> None:
         batch = self._pa.record_batch(columns, schema=self.schema)
         seal = {"start": self.rows, "rows": rows, "crc": crc}
-        self._file.write_batch(batch, {"sse": json.dumps(seal)})
+        self.file.write_batch(batch, {"sse": json.dumps(seal)})
         self.rows += rows
 
     def close(self) -> None:
         """Write the end: a chunk without rows, whose absence shows that the file was cut off."""
         self._append([self._pa.array([], field.type) for field in self.schema], 0, None)
-        self._file.close()
-
-    def abandon(self) -> None:
-        """Close the file without its end."""
-        with contextlib.suppress(Exception):
-            self._file.close()
+        self.file.close()
 
 
 @contextlib.contextmanager
@@ -105,7 +93,8 @@ def index_writer(path: Path, kind: str, dim: int, about: dict[str, Any]) -> Iter
     try:
         yield writer
     except BaseException:
-        writer.abandon()
+        with contextlib.suppress(Exception):
+            writer.file.close()
         raise
     writer.close()
 
@@ -139,8 +128,7 @@ class Chunk:
     def scanned(self) -> NDArray[Any]:
         """The array that a search scans, without a copy: vectors (n, dim) or codes (n, dim / 8).
 
-        Raises:
-            UserError: it is damaged.
+        A damaged array raises UserError.
         """
         whole = self._vectors if self._codes is None else self._codes
         if not self._scanned and zlib.crc32(whole.data) != self._crc:
@@ -149,11 +137,7 @@ class Chunk:
         return whole
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Vectors (n, dim) of some rows of a binary index.
-
-        Raises:
-            UserError: one of them is damaged.
-        """
+        """Vectors (n, dim) of some rows of a binary index; UserError if one is damaged."""
         vectors = self._vectors[rows]
         wrong = np.flatnonzero(_sums(vectors) != self._sums[rows])
         if len(wrong):
@@ -161,11 +145,7 @@ class Chunk:
         return vectors
 
     def text(self, row: int) -> tuple[str, str]:
-        """The text of a row and the place that it came from.
-
-        Raises:
-            UserError: one of them is damaged.
-        """
+        """The text of a row and the place that it came from; UserError if one is damaged."""
         text, where = self._texts[row], self._wheres[row]
         if text is None or where is None or _check(where, text) != self._checks[row]:
             raise self._damage(row)
@@ -213,8 +193,8 @@ def open_chunks(path: Path) -> tuple[dict[str, Any], list[Chunk]]:
         pa.ArrowException, OSError, LookupError, TypeError, ValueError, ArithmeticError,
         RecursionError,
     ) as error:  # fmt: skip
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: no index, or a damaged one ({reason}): {_WAY_OUT}") from None
+        reason = f"no index, or a damaged one ({first_line(error)})"
+        raise UserError(f"{path}: {reason}: {_WAY_OUT}") from None
     return about, chunks
 
 

@@ -64,9 +64,7 @@ def write_shards(
 class Worker:
     """A Ray actor with one core and one encoder, which writes shard after shard.
 
-    Args:
-        job: the model and the options.
-        files: Ray's reference to the model's files by name; None where the node has the model.
+    `files` is Ray's reference to the model's files by name; None where the node has the model.
     """
 
     def __init__(self, job: Job, files: Any = None) -> None:

@@ -102,8 +102,7 @@ class Store:
 
     def read(self, name: str) -> bytes:
         """The bytes of a small file."""
-        data: bytes = self.system.cat_file(self.path(name))
-        return data
+        return bytes(self.system.cat_file(self.path(name)))
 
     @contextlib.contextmanager
     def whole(self, name: str) -> Iterator[Path]:
@@ -189,11 +188,9 @@ def write_shard(job: Job, encoder: Encoder, shard: Shard, store: Store) -> Count
 
 def _encode(job: Job, encoder: Encoder, texts: list[str], columns: pa.Table) -> pa.Table:
     """`columns` with the vectors of `texts` beside them."""
+    precision = job.encoder_precision
     vectors = encoder.encode(
-        texts,
-        normalize=job.normalize,
-        prompt_name=job.prompt,
-        precision=job.encoder_precision,
+        texts, None, job.normalize, prompt_name=job.prompt, precision=precision
     )
     if job.precision == "float16":
         vectors = vectors.astype(np.float16)

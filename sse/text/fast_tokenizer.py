@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sse.common.errors import first_line
 from sse.text.token_batch import TokenBatch
 
 if TYPE_CHECKING:
@@ -46,25 +47,15 @@ VOCABULARY_PROBES = 400
 
 @dataclass(frozen=True)
 class Engine:
-    """The choice of a tokenizer.
+    """The choice of a tokenizer."""
 
-    Attributes:
-        name: `nanotoken` or `tokenizers`.
-        reason: why it was chosen, in a few words.
-        fast: nanotoken's tokenizer, or None.
-    """
-
-    name: str
-    reason: str
+    name: str  # `nanotoken` or `tokenizers`
+    reason: str  # why it was chosen, in a few words
     fast: FastTokenizer | None = None
 
 
 class FastTokenizer:
-    """nanotoken's tokenizer of a tokenizer.json.
-
-    Args:
-        serialised: the content of the tokenizer.json.
-    """
+    """nanotoken's tokenizer of a tokenizer.json, whose content is `serialised`."""
 
     def __init__(self, serialised: str) -> None:
         import nanotoken
@@ -80,9 +71,7 @@ class FastTokenizer:
     def encode(self, texts: Sequence[str], parallel: bool | None = None) -> TokenBatch:
         """Token ids of `texts` (int32), without special tokens.
 
-        Args:
-            texts: str only.
-            parallel: whether to use all cores; by default outside forked processes.
+        `parallel` decides whether to use all cores; by default outside forked processes.
         """
         if parallel is None:
             batch = self._tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -107,7 +96,7 @@ def choose_engine(tokenizer: Tokenizer) -> Engine:
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # a panic in Rust is no Exception
-        return Engine("tokenizers", f"nanotoken cannot read this tokenizer ({_first_line(error)})")
+        return Engine("tokenizers", f"nanotoken cannot read this tokenizer ({first_line(error)})")
     expected = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     if len(batch) != len(texts):
         return Engine("tokenizers", "nanotoken gives another number of texts")
@@ -131,8 +120,3 @@ def probes(tokenizer: Tokenizer) -> list[str]:
     codes += [*range(0x10000, 0x20000, 97), *range(0x20000, 0x110000, 4099)]
     points = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
     return texts + [f"a{point}b {point}{point} Z{point}\u0301" for point in points]
-
-
-def _first_line(error: BaseException) -> str:
-    lines: list[Any] = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__

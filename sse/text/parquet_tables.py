@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sse.common.errors import first_line
 from sse.text.record_files import BadFile, BadValue, file_system, local_path
 
 ROWS, BYTES = 4_096, 8_000_000  # of one table: the smaller limit holds
@@ -88,8 +89,3 @@ def _decoded(value: Any, name: str) -> str | BadValue | None:
         return value.as_py()  # type: ignore[no-any-return]
     except UnicodeDecodeError:
         return BadValue(f"'{name}' is not UTF-8, expected a text")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, at most 160 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

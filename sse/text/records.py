@@ -43,17 +43,11 @@ Checked = Iterator[tuple[int, T] | Fault]
 
 @dataclass(frozen=True)
 class Record:
-    """One text and where it came from.
-
-    Attributes:
-        text: the text.
-        where: `file:line`, or `file#row` of a parquet file.
-        columns: values of further columns, by name.
-    """
+    """One text and where it came from."""
 
     text: str
-    where: str
-    columns: dict[str, Any] = field(default_factory=dict)
+    where: str  # `file:line`, or `file#row` of a parquet file
+    columns: dict[str, Any] = field(default_factory=dict)  # values of further columns, by name
 
 
 def read_records(

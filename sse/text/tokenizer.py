@@ -46,6 +46,8 @@ MAX_ALPHABET = 1_000
 MAX_FILE = 200_000_000  # bytes: ten times the tokenizer.json of the largest vocabularies in use
 PROBE_AFTER = 256  # texts: fewer would not repay the import and the probe of the fast tokenizer
 
+NO_TEXTS = TokenBatch(np.zeros(0, np.int32), offsets_of([]))
+
 
 class TextTokenizer:
     """Encode texts as a batch of token ids.
@@ -97,14 +99,14 @@ class TextTokenizer:
                 their own. Hugging Face's tokenizers follow TOKENIZERS_PARALLELISM.
         """
         fast = self._fast(len(texts))
-        if fast is not None:
+        if fast is None:
+            parts = [self._encode(part) for part in _slices(texts)] or [NO_TEXTS]
+            batch = concatenate(parts)
+        else:
             try:
                 batch = fast.encode(texts, parallel)
             except UnicodeError:
                 batch = fast.encode([_valid(text) for text in texts], parallel)
-            return batch if self.max_tokens is None else _cut(batch, self.max_tokens)
-        parts = [self._encode(part) for part in _slices(texts)]
-        batch = concatenate(parts) if parts else TokenBatch(np.zeros(0, np.int32), offsets_of([]))
         return batch if self.max_tokens is None else _cut(batch, self.max_tokens)
 
     def _fast(self, count: int) -> FastTokenizer | None:

@@ -42,10 +42,8 @@ _ENDS_WORD = _IS_MARK | np.isin(np.arange(256), list(SPACES.encode()))
 class WordCache:
     """An encoder by words that makes the ids of `tokenizer` on the whole text.
 
-    Threads may share it: words are only added, and a full cache is replaced as a whole.
-
-    Args:
-        tokenizer: `works_word_by_word` must hold for it.
+    `works_word_by_word` must hold for `tokenizer`. Threads may share the cache: words are only
+    added, and a full cache is replaced as a whole.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -157,14 +155,9 @@ def _offsets(sizes: Iterable[int]) -> NDArray[np.int64]:
 def _distinct(
     texts: Sequence[bytes], whole: Iterable[int]
 ) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct words of UTF-8 texts.
+    """The distinct words of UTF-8 texts, the distinct word of each word, offsets of texts in words.
 
-    Args:
-        texts: UTF-8.
-        whole: numbers of the texts that count as one word.
-
-    Returns:
-        (the distinct words, the distinct word of each word, offsets of the texts in words).
+    The texts numbered in `whole` count as one word each.
     """
     import pyarrow as pa  # slow to import
 
