@@ -61,11 +61,7 @@ def select(
 
 
 def restrict(table: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
-    """The rows whose options have these values, written as text.
-
-    Raises:
-        UserError: an unknown option or level.
-    """
+    """The rows whose options have these values, written as text; UserError if one is unknown."""
     for option, text in where.items():
         if option not in table:
             raise UserError(f"no option {option!r} in the results; {_varied(table)}")
@@ -83,11 +79,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def level(text: str, levels: Iterable[Any], option: str) -> Any:
-    """The level that `text` names.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The level that `text` names; UserError if there is none."""
     known = {label(value): value for value in levels}
     if text in known:
         return known[text]

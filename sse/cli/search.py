@@ -40,7 +40,7 @@ def index(parser: argparse.ArgumentParser) -> Run:
     add("target", metavar="OUT")
     add_model(parser)
     add_input(parser)
-    add("--kind", choices=INDEX_KINDS, default="exact", help="binary is smaller (default: exact)")
+    add("--kind", choices=INDEX_KINDS, default="exact", help="binary is smaller, and rescored")
     add_output(parser)
     return _index
 

@@ -25,12 +25,7 @@ class HubUnreachable(UserError):
 def hub_file(name: str, file: str) -> Path:
     """The local path of one file of a tokenizer on the hub, from the cache or downloaded.
 
-    Args:
-        name: the hub name, such as `google-bert/bert-base-uncased`.
-        file: the file's name there.
-
-    Raises:
-        UserError: no such model or file, or an unreachable hub.
+    A hub name that is wrong, a missing file or an unreachable hub raises UserError.
     """
     import huggingface_hub
     from huggingface_hub.utils import HFValidationError
@@ -54,10 +49,7 @@ def hub_file(name: str, file: str) -> Path:
 def ask_hub(what: str, question: Callable[[Any], Any], way_out: str) -> Any:
     """The result of `question(HfApi)` within the deadline.
 
-    Args:
-        what: the request's object in words, for the message of an error.
-        question: the request.
-        way_out: what the user can do instead, for the message.
+    An error's message names the request's object, `what`, and what the user can do instead.
 
     Raises:
         HubUnreachable: no answer, or the user forbids the network.

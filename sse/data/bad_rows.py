@@ -31,9 +31,8 @@ from sse.text.records import (
 def fault(files: Sequence[Path], columns: Sequence[str] = ()) -> str | None:
     """The first fault of `files` as `line 7: 'positive' is 3`, or None when none is found.
 
-    Args:
-        files: data files of one kind each; with several, the file is named too.
-        columns: what every row must have, as text (or a list of texts).
+    Of several files the faulty one is named too. Every row must have the `columns`, as text or a
+    list of texts.
     """
     for path in files:
         if (reason := _first_fault(path, columns)) is not None:

@@ -41,16 +41,10 @@ class Column:
 
 
 def choose_columns(label: str, files: Sequence[Path], spec: SetSpec, dataset: Any) -> list[Column]:
-    """The columns to use, anchor and positive first, checked to hold text only.
+    """The columns of a `datasets.Dataset` to use, anchor and positive first.
 
-    Args:
-        label: what errors call the set.
-        files: its local files, in which the first bad row is looked for.
-        spec: the columns and negatives to use.
-        dataset: a `datasets.Dataset`.
-
-    Raises:
-        UserError: too few rows, a missing column, a null or a value that is not text.
+    Too few rows, a missing column, a null or a value that is not text raise UserError. The
+    error calls the set `label` and names the first bad row of its local `files`.
     """
     if len(dataset) < MIN_ROWS:
         few = "only 1 row" if len(dataset) else "no rows"

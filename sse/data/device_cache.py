@@ -44,10 +44,7 @@ class DeviceCache:
         cls, mode: str, sets: Sequence[TokenizedSet], device: torch.device
     ) -> DeviceCache | None:
         """A cache as `mode` says, or None; `auto` makes one where it takes at most `SHARE` of the
-        free memory of a GPU.
-
-        Raises:
-            UserError: `on`, and the device has too little memory.
+        free memory of a GPU, `on` raises UserError where a GPU has too little.
         """
         if mode == "off" or (mode == "auto" and device.type != "cuda"):
             return None

@@ -193,9 +193,8 @@ def _pairs(path: str) -> Iterator[tuple[str, str]]:
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
-        for child in getattr(node, "body", ()):
-            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                waiting.append(child)
+        kinds = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+        waiting += [child for child in getattr(node, "body", ()) if isinstance(child, kinds)]
         docstring = ast.get_docstring(node, clean=False)  # type: ignore[arg-type]
         pair = clean(docstring) if docstring and _is_unicode(docstring) else None
         if pair:

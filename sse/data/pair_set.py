@@ -32,24 +32,14 @@ CHUNK_BYTES = 8_000_000
 
 @dataclass(frozen=True)
 class PairSet:
-    """Rows of texts, checked.
+    """Rows of texts, checked."""
 
-    Attributes:
-        name: how reports call the set.
-        columns: the roles it has: "anchor", "positive", "negative_1", ...
-        fingerprint: hash of all its texts, in order, column by column; where they came from
-            does not enter.
-        dataset: the `datasets.Dataset` that holds the rows.
-        sources: the source column of each role, and the place within it for a list of texts.
-        report: what a run may print about the set (one line each).
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    fingerprint: str
-    dataset: Any
-    sources: tuple[Column, ...]
-    report: tuple[str, ...] = ()
+    name: str  # in reports
+    columns: tuple[str, ...]  # the roles: "anchor", "positive", "negative_1", ...
+    fingerprint: str  # hash of all texts, in order, column by column; their origin does not enter
+    dataset: Any  # the `datasets.Dataset` that holds the rows
+    sources: tuple[Column, ...]  # of each role
+    report: tuple[str, ...] = ()  # lines that a run may print about the set
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -43,11 +43,7 @@ class Source:
     cached: bool = False  # the hub does not answer: only what the local cache holds
 
     def read(self) -> Any:
-        """The rows as a `datasets.Dataset`.
-
-        Raises:
-            UserError: naming the file, the line and the value, or the hub set.
-        """
+        """The rows as a `datasets.Dataset`; UserError names file, line, value, or the hub set."""
         try:
             with _quiet(bars=sum(path.stat().st_size for path in self.files) > BIG):
                 return self._read_files() if self.files else self._read_repository()

@@ -127,8 +127,7 @@ class _Build:
         with contextlib.ExitStack() as stack:
             files = {}
             for name in self.names:
-                path = self.folder / name
-                file = stack.enter_context(open(path, "ab", buffering=0))
+                file = stack.enter_context(open(self.folder / name, "ab", buffering=0))
                 # What a killed run wrote after its last record goes.
                 file.truncate(record["files"][name]["bytes"])
                 files[name] = file

@@ -115,8 +115,7 @@ def _qrels_file(root: Path, split: str | None) -> Path:
 def _read(path: Path, parse: Callable[..., Checked[None]], check: Callable[[Any], None]) -> None:
     """Hand each record of a file, by `json_records` or `line_records`, to `check`.
 
-    Raises:
-        UserError: at the first fault, or if there are no records.
+    The first fault, or a file without records, raises UserError.
     """
     empty = True
     with open_bytes(path) as file:

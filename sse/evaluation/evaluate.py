@@ -67,11 +67,7 @@ def default_dims(dim: int) -> list[int]:
 
 
 def check_dims(dims: Sequence[int] | None, dim: int) -> list[int]:
-    """`dims` without repeats, by default `default_dims(dim)`.
-
-    Raises:
-        UserError: a dimension that is no prefix of `dim` dimensions.
-    """
+    """`dims` without repeats, by default `default_dims(dim)`; UserError if one is no prefix."""
     if dims is None:
         return default_dims(dim)
     for d in dims:
@@ -218,8 +214,7 @@ def difference(
 def _judged(collections: Sequence[Collection], title: str, progress: bool) -> Iterator[Collection]:
     """The collections without queries that have no relevant document, under a progress bar.
 
-    Raises:
-        UserError: no collection, or two of one name.
+    No collection, or two of one name, raise UserError.
     """
     names = [collection.name for collection in collections]
     if not names:

@@ -33,7 +33,8 @@ def write_report(results: Results, folder: str | Path, figure: bool = True) -> l
     # All are made before the first appears, so that a failure leaves an older report whole.
     with tempfile.TemporaryDirectory(prefix=".report.", dir=root) as name:
         made = Path(name)
-        (made / "report.txt").write_text(format_table(results) + "\n", "utf-8")
+        with atomic_file(made / "report.txt") as temporary:
+            temporary.write_text(format_table(results) + "\n", "utf-8")
         write_per_query(results, made / "per_query.parquet")
         if figure:
             plot(results, made / "quality.png")

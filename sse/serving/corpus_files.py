@@ -82,9 +82,7 @@ def shards_of(files: Sequence[InputFile], rows: int) -> list[Shard]:
     """All shards, in order: one per file of JSON lines, one or more per parquet file.
 
     A shard of a parquet file ends with the row group that brings it to at least `rows` rows.
-
-    Raises:
-        UserError: no rows at all.
+    No rows at all raise UserError.
     """
     with ThreadPoolExecutor(FOOTERS) as pool:
         cuts = list(pool.map(lambda file: _cuts(file, rows), files))

@@ -100,11 +100,7 @@ def index_writer(path: Path, kind: str, dim: int, about: dict[str, Any]) -> Iter
 
 
 class Chunk:
-    """One chunk of an index, in the file's memory map.
-
-    Raises:
-        ValueError: the chunk's columns do not fit its rows.
-    """
+    """One chunk of an index, in the file's memory map; ValueError if columns do not fit rows."""
 
     def __init__(self, path: Path, batch: Any, seal: dict[str, Any], kind: str, dim: int) -> None:
         self._path, self._crc = path, seal.get("crc")
@@ -156,11 +152,7 @@ class Chunk:
 
 
 def open_chunks(path: Path) -> tuple[dict[str, Any], list[Chunk]]:
-    """The metadata of an index, and its chunks.
-
-    Raises:
-        UserError: no index, one of another format, or a damaged one.
-    """
+    """The metadata of an index, and its chunks; UserError if it is none, foreign or damaged."""
     import pyarrow as pa
 
     try:

@@ -155,9 +155,7 @@ class Store:
 def write_shard(job: Job, encoder: Encoder, shard: Shard, store: Store) -> Counts:
     """Encode the records of a shard and write it.
 
-    Raises:
-        UserError: the input file cannot be read.
-        OSError: the shard cannot be written.
+    UserError: the input file cannot be read. OSError: the shard cannot be written.
     """
     rows = rejected = 0
     # The inner stack ends first, so the rejected records appear before the shard.

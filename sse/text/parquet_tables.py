@@ -18,11 +18,7 @@ ROWS, BYTES = 4_096, 8_000_000  # of one table: the smaller limit holds
 
 
 def open_parquet(source: str) -> Any:
-    """A path or URL as an open `pyarrow.parquet.ParquetFile`.
-
-    Raises:
-        BadFile: not a parquet file, or a damaged one.
-    """
+    """A path or URL as an open `pyarrow.parquet.ParquetFile`; BadFile if it is none or damaged."""
     try:
         if (path := local_path(source)) is not None:
             return pq.ParquetFile(path, memory_map=True)
@@ -47,14 +43,8 @@ def tables(
 ) -> Iterator[tuple[int, Any]]:
     """(number of its first row, table) of each table: at most `ROWS` rows, about `BYTES` bytes.
 
-    Args:
-        file: an open `ParquetFile`.
-        name: its name, for errors.
-        columns: the columns to read, all by default.
-        groups: the row groups to read, all by default; rows are numbered from the first of them.
-
-    Raises:
-        BadFile: a damaged file.
+    Rows are numbered from the first of the row groups read: `groups`, by default all. A damaged
+    file raises BadFile with its `name`.
     """
     row = 0
     batches = file.iter_batches(ROWS, groups, columns)

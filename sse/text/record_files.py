@@ -39,21 +39,13 @@ class BadValue(ValueError):
 
 @dataclass(frozen=True)
 class Fault:
-    """A record that cannot be used.
+    """A record that cannot be used, and the reason."""
 
-    Attributes:
-        name: the file.
-        unit: `line` (numbered from 1) or `row` (of a parquet file, numbered from 0).
-        number: of the line or row.
-        reason: what is wrong with it.
-        raw: its first `RAW_CHARACTERS` characters.
-    """
-
-    name: str
-    unit: str
+    name: str  # of the file
+    unit: str  # `line` (numbered from 1) or `row` (of a parquet file, numbered from 0)
     number: int
     reason: str
-    raw: str = ""
+    raw: str = ""  # its first `RAW_CHARACTERS` characters
 
     @property
     def place(self) -> str:
@@ -66,11 +58,7 @@ class Fault:
 
 
 def or_raise(items: Iterable[T | Fault]) -> Iterator[T]:
-    """The records among `items`.
-
-    Raises:
-        UserError: at the first fault.
-    """
+    """The records among `items`; UserError at the first fault."""
     for item in items:
         if isinstance(item, Fault):
             raise item.error()
@@ -89,8 +77,7 @@ def kind_of(path: Path) -> str | None:
 def file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system of a path or URL, and the path within it.
 
-    Raises:
-        UserError: an unknown protocol, or one whose package is missing.
+    An unknown protocol, or one whose package is missing, raises UserError.
     """
     import fsspec
 
@@ -126,8 +113,7 @@ def open_bytes(source: str | Path) -> Iterator[IO[bytes]]:
 def numbered(file: IO[bytes], name: str) -> Iterator[tuple[int, str] | Fault]:
     """(number from 1, text) of each line, or the `Fault` of a line that is no UTF-8 text.
 
-    Raises:
-        BadFile: the gzip is damaged, cut off, or no gzip.
+    A gzip that is damaged, cut off, or none raises BadFile.
     """
     number = 0
     try:

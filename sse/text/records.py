@@ -177,10 +177,8 @@ def json_reason(error: Exception) -> str:
 def csv_records(lines: Lines, name: str, check: Check[T], separator: str) -> Checked[T]:
     """(first line's number, `check` of the record) of each record below the header, or its fault.
 
-    Reading stops at a line that is no text, as that line may lie within a quoted text.
-
-    Raises:
-        BadFile: no header.
+    Reading stops at a line that is no text, as that line may lie within a quoted text. A file
+    without a header raises BadFile.
     """
     faults: list[Fault] = []
 

@@ -158,10 +158,10 @@ def test_the_standard_library_and_the_requirements_are_read_but_no_tests_and_not
     found = corpus._packages()
     assert {"python", "torch", "numpy", "sympy"} <= set(found), "also what torch requires"
     assert not {"stable-static-embedding", "pytest", "ruff", "mypy", "pip"} & set(found)
-    files = [path.replace("\\", "/") for package in found.values() for path in package.files()]
+    files = [path.replace("\\", "/") for package in found.values() for path in package.paths]
     assert all(path.endswith(".py") for path in files)
     assert not [path for path in files if "/tests/" in path or "/test_" in path]
-    assert any(path.endswith("/json/decoder.py") for path in found["python"].files())
+    assert any(path.endswith("/json/decoder.py") for path in found["python"].paths)
 
 
 def test_pairs_come_with_counts_and_versions_and_are_kept(packages, tmp_path, monkeypatch):
@@ -185,6 +185,5 @@ def test_kept_pairs_that_are_damaged_or_of_other_packages_are_made_again(
     (kept,) = (tmp_path / "kept").glob("*.parquet")
     kept.write_bytes(kept.read_bytes()[:100])
     assert embedded_pairs(tmp_path / "kept", str, progress=False).fingerprint == first.fingerprint
-    packages["beta"].content = "another record"
-    packages["beta"]._paths = []
+    packages["beta"] = Package("1.0", "another record", [])
     assert len(embedded_pairs(tmp_path / "kept", str, progress=False)) == 4
