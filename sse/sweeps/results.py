@@ -67,10 +67,12 @@ def collect(out: str | Path) -> Path:
 
 def read_facts(folder: Path) -> dict[str, Any]:
     """What a finished trial's metrics.json and trial.json hold together."""
-    facts: dict[str, Any] = json.loads((folder / DONE).read_text("utf-8"))
-    if "metrics" in facts:  # trial.json of earlier sweeps holds the scores too
-        return facts
-    return json.loads((folder / SCORES).read_text("utf-8")) | facts
+    facts: dict[str, Any] = {}
+    for path in (folder / SCORES, folder / DONE):
+        # The trial.json of earlier sweeps holds the scores too, so they may lack the other.
+        if path == folder / DONE or path.exists():
+            facts |= json.loads(path.read_text("utf-8"))
+    return facts
 
 
 def read_results(out: str | Path, name: str = "results") -> pd.DataFrame:
