@@ -15,7 +15,7 @@ train: .venv/.train
 
 # The whole suite; ARGS="tests/data -k split" picks tests.
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 # Kills, full disks, damaged files: ARGS="--kills 5 --seed 1", see python -m tests.faults --help.
 test-faults: .venv/.dev

@@ -53,7 +53,7 @@ def export(parser: argparse.ArgumentParser) -> Run:
     add("target", metavar="OUT", help="a new folder, or a file ending in .onnx")
     add("--rows", choices=ROW_KINDS, default="float32", help="how the table is stored")
     add("--dim", type=int, help="first dimensions only (Matryoshka)")
-    add("--force", action="store_true", help="replace OUT if it is an ONNX file")
+    add("--force", action="store_true", help="replace OUT if it is an ONNX file or a model folder")
     add("--json", action="store_true", help="the summary as JSON")
     return _export
 
@@ -69,8 +69,8 @@ def _export(args: argparse.Namespace) -> None:
         if args.rows != "float32":
             raise UserError(f"--rows {args.rows}: an ONNX file holds float32 rows")
         export_onnx(args.model, target, args.dim)
-    elif target.exists() and (target.is_file() or any(target.iterdir())):
-        raise UserError(f"{target} exists: give a new folder, or a file ending in .onnx")
+    elif target.is_dir() and any(target.iterdir()) and not args.force:
+        raise UserError(f"{target} exists: give a new folder, or --force to replace a model folder")
     elif args.rows != "float32":
         from sse.model.quantise import write_compact
 

@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
@@ -98,13 +99,25 @@ def extras_named() -> Iterator[None]:
 
 @contextlib.contextmanager
 def script_imports() -> Iterator[None]:
-    """Around a script's imports: a missing extra ends the script in one line, with code 2."""
+    """Around a script's imports: a missing extra, or Ctrl-C, ends the script in one line."""
+
+    def end(number: int, frame: Any) -> None:
+        sys.stderr.write("error: interrupted\n")
+        sys.stderr.flush()
+        os._exit(128 + number)  # an exception amid an import leaves libraries half made
+
+    handler = None
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.signal(signal.SIGINT, end)
     try:
         with extras_named():
             yield
     except MissingExtra as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 def import_extra(module: str) -> Any:

@@ -97,10 +97,13 @@ class SSEDataModule(L.LightningDataModule):
         data = prepare(self.hparams, say)
         self.pairs, self.sets, self.tokenizer = data.pairs, data.sets, data.tokenizer
         self.heldout_rows, self.train_rows = data.heldout_rows, data.train_rows
+        trained, heldout = sum(map(len, self.train_rows)), sum(map(len, self.heldout_rows))
+        rest = sum(map(len, self.sets)) - trained - heldout
         tokens = sum(int(column.offsets[-1]) for s in self.sets for column in s.tokens)
         say(
-            f"data: {sum(map(len, self.train_rows)):,} pairs to train on, "
-            f"{sum(map(len, self.heldout_rows)):,} held out, {len(self.sets)} "
+            f"data: {trained:,} pairs to train on, {heldout:,} held out, "
+            + (f"{rest:,} not used (beyond `pairs`, or a text is held out), " if rest else "")
+            + f"{len(self.sets)} "
             f"{'set' if len(self.sets) == 1 else 'sets'}, {tokens:,} tokens, "
             f"vocabulary {self.tokenizer.vocab_size:,}"
         )

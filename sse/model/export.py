@@ -23,11 +23,10 @@ from sentence_transformers.sentence_transformer import modules
 from torch import Tensor, nn
 
 from sse.common.digests import write_config
-from sse.common.errors import UserError
 from sse.common.files import atomic_folder
 from sse.common.version import __version__
 from sse.model.card import write_card
-from sse.model.folder import FORMAT
+from sse.model.folder import FORMAT, check_target
 from sse.model.model import SSE
 from sse.model.norm_forms import NORM_FORMS, Diagonal, Standard
 
@@ -51,10 +50,7 @@ def export(
         UserError: a folder that holds anything else, or a file of that name.
     """
     target = Path(folder)
-    if target.is_file():
-        raise UserError(f"{target} is a file: give a folder to write the model to")
-    if target.is_dir() and any(target.iterdir()) and not (target / "modules.json").exists():
-        raise UserError(f"{target} holds files that are no model: give an empty or a new folder")
+    check_target(target)
     module = model if isinstance(model, SSE) else model[0]
     native = SentenceTransformer(modules=native_modules(module), device="cpu")
     native.similarity_fn_name = "cosine"

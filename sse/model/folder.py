@@ -234,3 +234,12 @@ def _settings(files: ModelFiles) -> dict[str, Any]:
     ):
         raise UserError(f"{files.root / name}: prompts and names must be texts: export again")
     return settings
+
+
+def check_target(target: Path) -> None:
+    """UserError where writing a model to `target` would replace anything but a model folder."""
+    if target.is_file():
+        raise UserError(f"{target} is a file: give a folder to write the model to")
+    model = any((target / name).exists() for name in ("modules.json", CONFIG_NAME))
+    if target.is_dir() and any(target.iterdir()) and not model:
+        raise UserError(f"{target} holds files that are no model: give an empty or a new folder")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sse.common.digests import write_config
 from sse.common.errors import UserError
 from sse.common.files import atomic_folder, write_json
-from sse.model.folder import FORMAT, Q4_REST, Q4_TABLE, ModelFolder, read_folder
+from sse.model.folder import FORMAT, Q4_REST, Q4_TABLE, ModelFolder, check_target, read_folder
 from sse.model.norm_forms import NORM_FORMS
 from sse.model.table import ROW_KINDS, EmbeddingTable
 
@@ -84,13 +84,13 @@ def write_compact(
         The target.
 
     Raises:
-        UserError: a target that exists, or rows or a dim that this model cannot have.
+        UserError: a target that holds anything but a model, or rows or a dim that the model
+            cannot have.
     """
     from safetensors.numpy import save_file
 
     model, target = read_folder(source), Path(target)
-    if target.exists() and (target.is_file() or any(target.iterdir())):
-        raise UserError(f"{target} exists: give an empty or a new folder")
+    check_target(target)
     if dim is not None:
         model = truncate(model, dim)
     table, scales = quantise_rows(model.table, rows)

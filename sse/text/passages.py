@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,15 +20,18 @@ def folder_passages(folder: str) -> Iterator[Record]:
     """Passages of the text files under a folder, in the order of their names.
 
     A passage is one paragraph, or several short ones up to `PASSAGE` characters together. Hidden
-    files are left out. A file that is too large or no UTF-8 is left out with a warning.
+    files are left out. Other kinds, too large files and such that are no UTF-8 give a warning.
 
     Raises:
         UserError: the folder holds no text file.
     """
-    root, empty = Path(folder), True
+    root, empty, others = Path(folder), True, Counter[str]()
     for path in sorted(root.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if hidden or path.suffix.lower() not in TEXT_FILES or not path.is_file():
+        if hidden or not path.is_file():
+            continue
+        if path.suffix.lower() not in TEXT_FILES:
+            others[path.suffix.lower() or "no ending"] += 1
             continue
         empty = False
         if path.stat().st_size > MAX_LINE:
@@ -42,6 +46,9 @@ def folder_passages(folder: str) -> Iterator[Record]:
     if empty:
         kinds = ", ".join(sorted(TEXT_FILES))
         raise UserError(f"{folder}: no text file in it (looked for {kinds})")
+    if others:
+        endings = ", ".join(f"{ending} {count:,}" for ending, count in others.most_common())
+        sys.stderr.write(f"warning: {folder}: {others.total():,} files left out ({endings})\n")
 
 
 def _passages(text: str, name: str) -> Iterator[Record]:

@@ -216,7 +216,8 @@ def export_run(run: Run, results: dict[str, evaluation.Result]) -> dict[str, Any
         "versions": machine.versions(*PACKAGES) | machine.machine(),
     }
     export(trained(run), folder / "model", card(run, scores))
-    say(f"model: {folder / 'model'}\nmetrics: {folder / 'metrics.json'}, {folder / 'report'}")
+    say(f"model: {folder / 'model'}\nmetrics: {folder / 'metrics.json'}")
+    say(f"report: {folder / 'report' / 'report.txt'}, {folder / 'report' / 'quality.png'}")
     seconds = run.seconds
     seconds["evaluate"] = time.perf_counter() - run.options.began - sum(seconds.values())
     facts["times"] = {name: round(value, 2) for name, value in seconds.items()}

@@ -40,9 +40,13 @@ def make_trainer(
     if _unlimited(options):
         arguments["max_epochs"] = epochs
         say(
-            f"epochs: {epochs} of {steps:,} batches (--trainer.max_epochs unset: "
-            f"about {STEPS_WANTED} steps, 1 to {MOST_EPOCHS} epochs)"
+            f"epochs: {epochs} of {steps:,} batches = {epochs * steps:,} steps (without "
+            f"--trainer.max_epochs about {STEPS_WANTED} steps, at most {MOST_EPOCHS} epochs)"
         )
+    # A short run shows its loss and saves its curve at least ten times.
+    arguments["log_every_n_steps"] = min(
+        arguments["log_every_n_steps"], max(1, steps * epochs // 10)
+    )
     times = options.config.eval.times
     heldout = any(map(len, data.heldout_rows)) and times > 0
     if heldout:

@@ -316,3 +316,15 @@ def test_a_damaged_page_of_a_parquet_file_is_one_line(model, tmp_path, capsys):
     path.write_bytes(content)
     code, message = failure(capsys, ["encode", path, tmp_path / "o.npy", "-m", model])
     assert code == 2 and "t.parquet: damaged after row 0" in message
+
+
+def test_export_replaces_a_model_folder_only_with_force(model, tmp_path, capsys):
+    target = str(tmp_path / "small")
+    command = ["export", model, target, "--rows", "int8"]
+    assert main(command) == 0
+    assert main(command) == 2 and "--force to replace a model folder" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert main(["export", model, str(tmp_path / "mine"), "--rows", "int8", "--force"]) == 2
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -37,3 +40,17 @@ def test_a_defect_of_ours_keeps_its_traceback():
 
     with pytest.raises(KeyError):
         main()
+
+
+def test_ctrl_c_while_a_script_imports_is_one_line():
+    code = (
+        "import time\nfrom sse.common.errors import script_imports\n"
+        "with script_imports():\n    print('importing', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == "error: interrupted\n"
+    assert process.returncode == 130

@@ -141,7 +141,7 @@ def test_bad_input_leaves_no_folder(folder, tmp_path, rows, dim, message):
 
 def test_a_folder_in_use_is_not_overwritten(folder, tmp_path):
     (tmp_path / "mine").write_text("precious")
-    with pytest.raises(UserError, match="exists"):
+    with pytest.raises(UserError, match="holds files that are no model"):
         write_compact(folder, tmp_path, "int8")
     assert (tmp_path / "mine").read_text() == "precious"
 

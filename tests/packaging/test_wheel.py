@@ -5,7 +5,6 @@ The package is built once and installed into a fresh environment, with what the 
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 import sse
 from sse.model import table
@@ -38,7 +38,7 @@ for room in ("common", "text", "serving", "model"):
             print(importlib.import_module(f"sse.{room}.{module.name}").__name__)
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.slow
 
 
 def run(*command, check=True, **environment):
@@ -52,17 +52,28 @@ def run(*command, check=True, **environment):
     return done
 
 
+def shared(tmp_path_factory, name, make):
+    """A folder that `make` fills once for all workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            make(folder)
+            (folder / "done").touch()
+    return folder
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """Folder of the sdist and of the wheel that is built from it."""
     pytest.importorskip("build")
-    folder = tmp_path_factory.mktemp("dist")
+    folder = tmp_path_factory.mktemp("probe")
     probe = ["download", "--retries", "0", "--timeout", "10", "--no-deps", "--dest", folder / "x"]
     done = run(sys.executable, "-m", "pip", *probe, "filelock", check=False)
     if done.returncode:
         pytest.skip(f"no package registry: {done.stderr.strip().splitlines()[-1]}")
-    run(sys.executable, "-m", "build", "--outdir", folder, ROOT)
-    return folder
+    build = (sys.executable, "-m", "build", ROOT, "--outdir")
+    return shared(tmp_path_factory, "dist", lambda folder: run(*build, folder))
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +84,13 @@ def wheel(built):
 @pytest.fixture(scope="module")
 def core(wheel, tmp_path_factory):
     """Folder of the programs of an environment with the core alone."""
-    folder = tmp_path_factory.mktemp("core")
-    run(sys.executable, "-m", "venv", folder)
-    programs = folder / ("Scripts" if os.name == "nt" else "bin")
-    run(programs / "python", "-m", "pip", "install", wheel)
-    yield programs
-    shutil.rmtree(folder)  # pytest would keep it for three sessions
+    programs = "Scripts" if os.name == "nt" else "bin"
+
+    def make(folder):
+        run(sys.executable, "-m", "venv", folder)
+        run(folder / programs / "python", "-m", "pip", "install", wheel)
+
+    return shared(tmp_path_factory, "core", make) / programs
 
 
 @pytest.fixture(scope="module")
