@@ -17,7 +17,7 @@ from sse.training.callbacks import MovingAverage, Progress, Throughput
 from sse.training.checkpoints import LastCheckpoint, WholeCheckpoints
 from sse.training.diagnostics_callback import Diagnostics
 from sse.training.module import SSEModule
-from sse.training.options import Options, not_started
+from sse.training.options import TRAINER_DEFAULTS, Options, not_started
 from sse.training.processes import say
 from sse.training.resume import log_version
 
@@ -43,10 +43,9 @@ def make_trainer(
             f"epochs: {epochs} of {steps:,} batches = {epochs * steps:,} steps (without "
             f"--trainer.max_epochs about {STEPS_WANTED} steps, at most {MOST_EPOCHS} epochs)"
         )
-    # A short run shows its loss and saves its curve at least ten times.
-    arguments["log_every_n_steps"] = min(
-        arguments["log_every_n_steps"], max(1, steps * epochs // 10)
-    )
+    if arguments["log_every_n_steps"] == TRAINER_DEFAULTS["log_every_n_steps"]:
+        # A short run shows its loss at least ten times.
+        arguments["log_every_n_steps"] = min(10, max(1, steps * epochs // 10))
     times = options.config.eval.times
     heldout = any(map(len, data.heldout_rows)) and times > 0
     if heldout:
