@@ -8,6 +8,8 @@ import pytest
 MODULES = [
     "sse.analysis.statistics",
     "sse.data.set_spec",
+    "sse.documents.left_out",
+    "sse.documents.passages",
     "sse.evaluation.metrics",
     "sse.model.quantise",
     "sse.text.passages",
