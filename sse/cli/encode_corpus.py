@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from sse.cli.options import add_no_fast, option_names
 from sse.common.arguments import Parser
 from sse.common.errors import MissingExtra, Stopped, UserError, one_line
+from sse.common.ranges import whole
 from sse.common.ray_session import ray_session
 from sse.common.signals import interrupt_on_sigterm
 from sse.serving.corpus_batches import find_columns
@@ -65,11 +66,11 @@ def _parser() -> Parser:
     add("target", metavar="OUT", help="folder of the shards (part-00000.parquet ...), or a URL")
     add("-m", "--model", required=True, metavar="FOLDER", help="of a model")
     add("--cluster", metavar="ADDRESS", help="of a Ray cluster, or auto (default: this machine)")
-    add("--workers", type=int, help="processes with one core each (default: one per core)")
+    add("--workers", type=whole(1), help="processes with one core each (default: one per core)")
     add("--text", metavar="COLUMN", help="of the texts (default: text, or the only one)")
     add("--id", metavar="COLUMN", help="of the ids (default: id or _id, otherwise file and row)")
     add("--keep", nargs="+", default=[], metavar="COLUMN", help="further columns for the shards")
-    add("--dim", type=int, help="first dimensions only (Matryoshka)")
+    add("--dim", type=whole(1), help="first dimensions only (Matryoshka)")
     add("--precision", choices=SHARD_PRECISIONS, default="float32", help="(default: float32)")
     add("--prompt", metavar="NAME", help="the model's prompt before each text, such as query")
     add("--no-normalize", action="store_true", help="do not scale vectors to length 1")
@@ -77,7 +78,7 @@ def _parser() -> Parser:
     add(
         "--shard_rows",
         "--shard-rows",
-        type=int,
+        type=whole(1),
         default=100_000,
         metavar="N",
         help="parquet: a shard ends with the row group that brings it to N rows (default: 100000); "
@@ -97,8 +98,6 @@ def encode_corpus(args: argparse.Namespace) -> dict[str, Any]:
     """
     if importlib.util.find_spec("ray") is None:
         raise MissingExtra("ray")
-    if args.shard_rows < 1 or (args.workers is not None and args.workers < 1):
-        raise UserError("--shard_rows and --workers: give at least 1")
     store = Store(args.target)
     if store.system.isfile(store.root):
         raise UserError(f"{args.target} is a file: name a folder for the shards")

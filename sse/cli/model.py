@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sse.cli.options import Run
 from sse.common.errors import UserError
+from sse.common.ranges import whole
 from sse.model.table import ROW_KINDS
 
 
@@ -52,7 +53,7 @@ def export(parser: argparse.ArgumentParser) -> Run:
     add("model", metavar="DIR")
     add("target", metavar="OUT", help="a new folder, or a file ending in .onnx")
     add("--rows", choices=ROW_KINDS, default="float32", help="how the table is stored")
-    add("--dim", type=int, help="first dimensions only (Matryoshka)")
+    add("--dim", type=whole(1), help="first dimensions only (Matryoshka)")
     add("--force", action="store_true", help="replace OUT if it is an ONNX file or a model folder")
     add("--json", action="store_true", help="the summary as JSON")
     return _export
@@ -118,13 +119,13 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
     add("--split", help="judgements in qrels/SPLIT.tsv (default: test, or the only one)")
     add("--nanobeir", nargs="?", const="sentence-transformers/NanoBEIR-en", metavar="SOURCE",
         help="NanoBEIR from the hub or a folder (default: the hub's)")  # fmt: skip
-    add("--dims", nargs="+", type=int, help="prefixes to evaluate (default: standard ones)")
+    add("--dims", nargs="+", type=whole(1), help="prefixes to evaluate (default: standard ones)")
     add("--baselines", action="store_true", help="also BM25 and an untrained static model")
     add("--json", metavar="FILE", help="write every metric; -: standard output, no table")
     add("--report", metavar="FOLDER", help="write table, intervals, figure, scores per query")
     add("--graded", action="store_true", help="nDCG with the judged grades as gains, not 0 and 1")
     add("--device", help="cpu, cuda, ... (default: the best available)")
-    add("--batch-size", type=int, default=256, help="texts per batch (default: 256)")
+    add("--batch-size", type=whole(1), default=256, help="texts per batch (default: 256)")
     return _evaluate
 
 
@@ -134,8 +135,6 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise UserError(f"{args.model}: no such folder: give a model's folder")
     if not args.beir and not args.nanobeir:
         raise UserError("nothing to evaluate on: give --beir FOLDER or --nanobeir")
-    if args.batch_size < 1:
-        raise UserError(f"--batch-size {args.batch_size}: give at least 1")
     for path, wrong in ((args.json, Path.is_dir), (args.report, Path.is_file)):
         if path and wrong(Path(path)):
             raise UserError(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from sse.common.errors import UserError
+from sse.common.ranges import whole
 from sse.text.records import FORMATS
 
 Run = Callable[[argparse.Namespace], None]  # a command, once its options are declared
@@ -18,8 +19,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Declare the options of commands that encode texts."""
     add = parser.add_argument
     add("-m", "--model", required=True, metavar="DIR", help="folder of a model")
-    add("--dim", type=int, help="first dimensions only (Matryoshka)")
-    add("--batch-size", type=int, default=1024, help="texts per batch of a thread (default: 1024)")
+    add("--dim", type=whole(1), help="first dimensions only (Matryoshka)")
+    add("--batch-size", type=whole(1), default=1024,
+        help="texts per batch of a thread (default: 1024)")  # fmt: skip
     add_no_fast(parser)
 
 

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from sse.cli.options import Run, add_input, add_model, add_no_fast, add_output, bar
-from sse.common.errors import UserError
+from sse.common.ranges import whole
 from sse.serving.encoder import Encoder
 from sse.serving.index import INDEX_KINDS, OVERSAMPLING, Hit, Index, build_index
 from sse.serving.vector_files import check_target
@@ -81,9 +81,9 @@ def search(parser: argparse.ArgumentParser) -> Run:
     add = parser.add_argument
     add("index", metavar="INDEX")
     add("query", metavar="QUERY", nargs="*")
-    add("-k", type=int, default=10, help="results per query (default: 10)")
+    add("-k", type=whole(1), default=10, help="results per query (default: 10)")
     add("-m", "--model", metavar="DIR", help="folder of the model, if it has moved")
-    add("--oversampling", type=int, default=OVERSAMPLING,
+    add("--oversampling", type=whole(1), default=OVERSAMPLING,
         help=f"candidates per result of a binary index (default: {OVERSAMPLING})")  # fmt: skip
     add_no_fast(parser)
     add("--full", action="store_true", help="whole texts, not snippets")
@@ -92,8 +92,6 @@ def search(parser: argparse.ArgumentParser) -> Run:
 
 
 def _search(args: argparse.Namespace) -> None:
-    if args.k < 1 or args.oversampling < 1:
-        raise UserError(f"-k {args.k}, --oversampling {args.oversampling}: give at least 1")
     opened = Index(args.index, args.model, fast=not args.no_fast)
     queries = iter([" ".join(args.query)]) if args.query else _queries(len(opened))
     for query in queries:

@@ -16,6 +16,7 @@ from typing import Any
 from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import write_json
+from sse.common.ranges import real, whole
 from sse.sweeps.grid import Trial, check_trials, read_options, read_sweep
 from sse.sweeps.results import HELD_OUT, collect
 from sse.sweeps.trials import FAILED, KEPT, Outcome, cores, run_local, state
@@ -39,14 +40,14 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("--config", help="the sweep's YAML file")
     add("--out", required=True, help="folder of the sweep")
-    add("--jobs", type=int, help="trials at once (default: one per core)")
-    add("--threads", type=int, help="threads per trial (default: cores / jobs)")
+    add("--jobs", type=whole(1), help="trials at once (default: one per core)")
+    add("--threads", type=whole(1), help="threads per trial (default: cores / jobs)")
     add("--dry-run", action="store_true", help="list the trials")
     add("--retry", action="store_true", help="run broken trials again")
     add("--keep", action="append", default=[], choices=KEPT, help="also keep this of each trial")
     add("--collect", action="store_true", help="only gather the tables again")
     add("--ray", metavar="ADDRESS", help="spread trials by Ray: auto, local or HOST:PORT")
-    add("--gpus", type=float, default=0, help="with --ray: GPUs per trial")
+    add("--gpus", type=real(0), default=0, help="with --ray: GPUs per trial")
     return made
 
 
@@ -61,9 +62,6 @@ def run(arguments: Sequence[str] | None = None) -> None:
         return tables(out)
     if options.config is None:
         raise UserError("--config is missing: give the sweep's YAML file, or --collect")
-    for name in ("jobs", "threads"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise UserError(f"--{name} {value}: give at least 1")
     over, grid = read_options(rest)
     trials = read_sweep(options.config, {"eval.baselines": False} | over, grid)
     check_trials(trials)

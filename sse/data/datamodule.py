@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
 from sse.common.errors import UserError
+from sse.common.ranges import check_ranges, whole
 from sse.data.batch_plan import ORDERS, Batch, plan_epoch
 from sse.data.batches import Ahead, EpochSteps, PairBatches
 from sse.data.device_cache import MODES, DeviceCache, Features
@@ -23,6 +24,7 @@ from sse.data.set_spec import SetSpec
 from sse.data.token_cache import TokenizedSet
 
 VALIDATION_BATCH = 1_024  # pairs
+BATCH_SIZES = whole(2, why="since a batch's other pairs are its negatives")
 
 
 class SSEDataModule(L.LightningDataModule):
@@ -54,29 +56,22 @@ class SSEDataModule(L.LightningDataModule):
         paths: list[str] | str | None = None,
         sets: list[SetSpec] | None = None,
         tokenizer: str = "train",
-        vocab_size: int | None = None,
-        max_tokens: int | None = None,
-        cap: int | None = None,
-        pairs: int | None = None,
-        batch_size: int = 512,
+        vocab_size: Annotated[int, whole(2, 10_000_000)] | None = None,
+        max_tokens: Annotated[int, whole(1)] | None = None,
+        cap: Annotated[int, whole(2)] | None = None,
+        pairs: Annotated[int, whole(2)] | None = None,
+        batch_size: Annotated[int, BATCH_SIZES] = 512,
         batches: str = "proportional",
         unique_texts: bool = True,
-        holdout: int = 1000,
-        num_workers: int = 0,
+        holdout: Annotated[int, whole(0)] = 1000,
+        num_workers: Annotated[int, whole(0, 1_024)] = 0,
         device_cache: str = "auto",
         cache: str | None = None,
-        seed: int = 0,
+        seed: Annotated[int, whole(0, 2**32 - 1)] = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if batch_size < 2:
-            raise UserError(
-                f"batch_size is {batch_size}: give at least 2, since a batch's other pairs are its "
-                "negatives"
-            )
-        for name, count in (("cap", cap), ("pairs", pairs)):
-            if count is not None and count < 2:
-                raise UserError(f"{name} is {count}: give at least 2")
+        check_ranges(SSEDataModule, self.hparams)
         if batches not in ORDERS:
             raise UserError(f"batches is '{batches}': choose one of {', '.join(ORDERS)}")
         if device_cache not in MODES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
@@ -12,8 +12,9 @@ from sse_kernels.table_grad import TableGrad
 from torch import Tensor
 
 from sse.common.errors import UserError
+from sse.common.ranges import check_ranges, real, whole
 from sse.evaluation.retrieval_metric import RetrievalMetric, rank_own
-from sse.loss.matryoshka import check_prefixes, check_smoothing, matryoshka_loss
+from sse.loss.matryoshka import check_prefixes, matryoshka_loss
 from sse.model.model import SSE
 from sse.model.norms import check_norm
 from sse.text.tokenizer import TextTokenizer
@@ -22,6 +23,7 @@ from sse.training.optimizer import check_optimizer, make_optimizer, make_schedul
 from sse.training.processes import everywhere, rank, total, world
 
 PUBLISHED_DIMS = (512, 256, 128, 64, 32)
+SEEDS = whole(0, 2**32 - 1)
 
 
 class SSEModule(L.LightningModule):
@@ -53,36 +55,34 @@ class SSEModule(L.LightningModule):
 
     def __init__(
         self,
-        dim: int = 512,
+        dim: Annotated[int, whole(1, 65_536)] = 512,
         norm: str = "dyt",
-        alpha_init: float = 0.5,
-        table_std: float = 1.0,
-        matryoshka_dims: list[int] | None = None,
-        matryoshka_weights: list[float] | None = None,
-        scale: float = 20.0,
+        alpha_init: Annotated[float, real()] = 0.5,
+        table_std: Annotated[float, real(0, 1e6)] = 1.0,
+        matryoshka_dims: list[Annotated[int, whole(1)]] | None = None,
+        matryoshka_weights: list[Annotated[float, real(0)]] | None = None,
+        scale: Annotated[float, real(above=0)] = 20.0,
         symmetric: bool = False,
-        label_smoothing: float = 0.0,
+        label_smoothing: Annotated[float, real(0, below=1)] = 0.0,
         gather: bool = True,
-        lr: float = 0.1,
-        norm_lr: float | None = None,
+        lr: Annotated[float, real(above=0)] = 0.1,
+        norm_lr: Annotated[float, real(0)] | None = None,
         schedule: str = "cosine",
-        warmup: float = 0.1,
-        adam_beta2: float = 0.9999,
-        adam_eps: float = 1e-10,
-        weight_decay: float = 0.0,
+        warmup: Annotated[float, real(0, 1)] = 0.1,
+        adam_beta2: Annotated[float, real(0, below=1)] = 0.9999,
+        adam_eps: Annotated[float, real(above=0)] = 1e-10,
+        weight_decay: Annotated[float, real(0)] = 0.0,
         optimizer: str = "adam",
-        seed: int = 0,
+        seed: Annotated[int, SEEDS] = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if dim < 1:
-            raise UserError(f"`dim` is {dim}: give at least 1")
+        check_ranges(SSEModule, self.hparams)
         default = [d for d in PUBLISHED_DIMS if d < dim]
         self.dims = check_prefixes(matryoshka_dims or [dim, *default], dim)
         self.weights = _weights(self.dims, matryoshka_dims, matryoshka_weights)
         check_norm(norm)
-        check_smoothing(label_smoothing)
-        check_optimizer(optimizer, schedule, warmup)
+        check_optimizer(optimizer, schedule)
         self._heldout: list[Tensor] = []
         self.validation = torch.nn.ModuleDict(
             {f"ndcg@10_{d}d": RetrievalMetric("ndcg@10") for d in (self.dims[0], self.dims[-1])}

@@ -18,16 +18,14 @@ SCHEDULES = {
 }
 
 
-def check_optimizer(optimizer: str, schedule: str, warmup: float) -> None:
-    """UserError for a name that is none, or a warmup that is no share."""
+def check_optimizer(optimizer: str, schedule: str) -> None:
+    """UserError for a name that is none."""
     if schedule not in SCHEDULES:
         raise UserError(f"`schedule` is '{schedule}': choose one of {', '.join(SCHEDULES)}")
     if optimizer == "lazy_adam":
         raise UserError("`optimizer` lazy_adam has left: give adam, which gives the same weights")
     if optimizer != "adam":
         raise UserError(f"`optimizer` is '{optimizer}': give adam")
-    if not 0 <= warmup <= 1:
-        raise UserError(f"`warmup` is {warmup}: give a share from 0 to 1")
 
 
 def make_optimizer(model: SSE, options: Any) -> AdamW:

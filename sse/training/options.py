@@ -16,15 +16,16 @@ import warnings
 from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, ArgumentParser, Namespace
 
 from sse.common.errors import UserError
+from sse.common.ranges import Range, ranges_of, real, whole
 from sse.data.datamodule import SSEDataModule
 from sse.training import processes
-from sse.training.module import SSEModule
+from sse.training.module import SEEDS, SSEModule
 from sse.training.resume import arguments_of, check_resumed
 
 DESCRIPTION = """Train, evaluate and export a static embedding.
@@ -44,6 +45,33 @@ TRAINER_DEFAULTS = {
     "reload_dataloaders_every_n_epochs": 1,
 }
 
+# Numbers that are no arguments of our own classes, which declare theirs in their signatures.
+RANGES = {
+    "seed_everything": SEEDS,
+    "ema": real(0, below=1),
+    "checkpoint_minutes": real(0, 1e6),
+    "diagnostics": whole(0),
+    "trainer.devices": whole(1, besides=(-1,)),
+    "trainer.num_nodes": whole(1),
+    "trainer.fast_dev_run": whole(0),
+    "trainer.max_epochs": whole(1, besides=(-1,)),
+    "trainer.min_epochs": whole(0),
+    "trainer.max_steps": whole(1, besides=(-1,)),
+    "trainer.min_steps": whole(0),
+    "trainer.limit_train_batches": real(above=0),
+    "trainer.limit_val_batches": real(0),
+    "trainer.limit_test_batches": real(0),
+    "trainer.limit_predict_batches": real(0),
+    "trainer.overfit_batches": real(0),
+    "trainer.val_check_interval": real(above=0),
+    "trainer.check_val_every_n_epoch": whole(1),
+    "trainer.num_sanity_val_steps": whole(0, besides=(-1,)),
+    "trainer.log_every_n_steps": whole(0),
+    "trainer.accumulate_grad_batches": whole(1),
+    "trainer.gradient_clip_val": real(0),
+    "trainer.reload_dataloaders_every_n_epochs": whole(0),
+}
+
 
 @dataclass
 class EvalOptions:
@@ -58,7 +86,7 @@ class EvalOptions:
 
     beir: list[str] = field(default_factory=list)
     nanobeir: str | None = None
-    times: int = 4
+    times: Annotated[int, whole(0)] = 4
     baselines: bool = True
 
 
@@ -116,18 +144,28 @@ def check(options: Options) -> None:
     config = options.config
     if config.resume:
         check_resumed(options.parser, config)
-    if not 0 <= config.ema < 1:
-        raise UserError(f"--ema {config.ema}: give a decay from 0 (none) to below 1, as 0.999")
-    if config.diagnostics < 0:
-        raise UserError(f"--diagnostics {config.diagnostics}: give a number of steps, or 0")
+    for name, numbers in option_ranges().items():
+        value = config[name]
+        numeral = isinstance(value, str) and re.fullmatch(r"-?\d+", value)  # --trainer.devices
+        numbers.check(f"--{name}", int(value) if numeral else value)
     if config.profile and not config.resume:
         raise UserError("--profile has left: use --trainer.profiler simple")
-    if config.checkpoint_minutes < 0:
-        raise UserError(f"--checkpoint_minutes {config.checkpoint_minutes}: give at least 0")
     with option_names():
         options.module()
         options.datamodule()
+    _check_end(config)
     _check_processes(config.trainer)
+
+
+def _check_end(config: Namespace) -> None:
+    """Refuse a training whose learning rate would fall over an unknown number of steps."""
+    trainer, model = config.trainer, config.model
+    endless = trainer.max_epochs == -1 or (trainer.max_epochs is None and trainer.max_time)
+    if endless and trainer.max_steps == -1 and (model.schedule, model.warmup) != ("constant", 0):
+        raise UserError(
+            "the schedule of the learning rate needs an end: give --trainer.max_epochs or "
+            "--trainer.max_steps, or --model.schedule constant with --model.warmup 0"
+        )
 
 
 def _check_processes(trainer: Namespace) -> None:
@@ -180,6 +218,18 @@ def _parser() -> ArgumentParser:
     parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
     parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
     return parser
+
+
+@functools.cache
+def option_ranges() -> dict[str, Range]:
+    """{option: the range of its numbers}, such as `model.dim`; a test finds those without one."""
+    kinds = {"model": SSEModule, "data": SSEDataModule, "eval": EvalOptions}
+    own = {
+        f"{group}.{name}": numbers
+        for group, kind in kinds.items()
+        for name, numbers in ranges_of(kind).items()
+    }
+    return RANGES | own
 
 
 @functools.cache

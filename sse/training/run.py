@@ -19,6 +19,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from sse.common import machine
 from sse.common.errors import UserError, one_line
@@ -149,6 +150,8 @@ def fit(run: Run) -> None:
     run.seconds["data"] = ready - options.began
     try:
         run.trainer.fit(run.model, datamodule=run.data, ckpt_path=checkpoint)
+    except MisconfigurationException as error:
+        raise processes.everywhere(UserError(f"{error} (an option of --trainer)")) from error
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise

@@ -256,7 +256,7 @@ def test_a_mistake_in_a_sweep_is_one_line_before_anything_runs(text, message, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--jobs=0"], "--jobs 0: give at least 1"),
+        (["--jobs=0"], "--jobs: 0: give at least 1"),
         (["extra"], "'extra' is no option"),
         (["--model.lr"], "give a value"),
         (["--collect"], "no finished trial"),

@@ -1,12 +1,16 @@
 """The trainer's command line: what it reads, what it refuses, and how it names it."""
 
 import importlib.util
+import re
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from sse.common.errors import UserError
-from sse.training.options import check, option_names, parse
+from sse.training import options as training_options
+from sse.training.options import check, option_names, option_ranges, parse
 from sse.training.run import main
 from tests.helpers.training_runs import make_options, same, weights
 
@@ -88,3 +92,45 @@ def test_the_script_takes_the_steps_of_sse_train(tmp_path):
         for name in ("script", "library")
     ]  # fmt: skip
     assert files[0] == files[1]
+
+
+def leaves(kind):
+    """The plain types within an annotation; the fields of a dataclass too."""
+    if is_dataclass(kind):
+        return set().union(*map(leaves, get_type_hints(kind).values()))
+    return set().union(*map(leaves, get_args(kind))) if get_args(kind) else {kind}
+
+
+def test_every_number_among_the_options_has_a_range():
+    numeric = {
+        action.dest
+        for action in training_options._parser()._actions
+        if leaves(getattr(action, "_typehint", action.type)) & {int, float}
+        and not action.dest.endswith(".help")
+    }
+    elsewhere = {
+        "trainer.max_time",  # hours and minutes
+        "trainer.precision",  # a choice of names
+        "data.sets",  # SetSpec's own checks
+    }
+    assert len(numeric) > 40
+    assert numeric - elsewhere - set(option_ranges()) == set()
+
+
+@pytest.mark.parametrize("name", sorted(option_ranges()))
+def test_a_number_out_of_range_is_refused_by_its_option(name):
+    if name in ("model.seed", "data.seed"):
+        return  # linked to --seed_everything
+    value = "[-2]" if "matryoshka" in name else ".inf" if name == "model.alpha_init" else "-2"
+    with pytest.raises(UserError, match=rf"^--{re.escape(name)} is (-2|-2.0|inf): give "):
+        check(parse([f"--{name}={value}"]))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--trainer.max_time=00:01:00:00"], ["--trainer.max_epochs=-1"]]
+)
+def test_a_schedule_without_an_end_is_refused(arguments):
+    with pytest.raises(UserError, match="the schedule of the learning rate needs an end"):
+        check(parse(arguments))
+    check(parse([*arguments, "--trainer.max_steps=5"]))
+    check(parse([*arguments, "--model.schedule=constant", "--model.warmup=0"]))
