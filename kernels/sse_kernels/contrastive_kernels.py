@@ -60,6 +60,32 @@ def _add_block(
 
 
 @triton.jit
+def _tile(
+    y, ids_x, ids_y, row, j, rows, columns, stride_y, shift,
+    MASK: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """BN rows of y from j on: their numbers, address and offsets; which pairs count, which are own.
+
+    A number past the end is the last one; such a pair does not count.
+    """
+    col = j + tl.arange(0, BN)
+    close = tl.minimum(col, columns - 1)
+    at_y = (close - j)[:, None] * stride_y + tl.arange(0, BD)[None, :]
+    counts, own = _pairs(ids_x, ids_y, row, col, rows, columns, shift, MASK)
+    return close, y + tl.cast(j, tl.int64) * stride_y, at_y, counts, own
+
+
+@triton.jit
+def _add_mass(logits, counts, here, highest, mass):
+    """Online log-sum-exp of the dim `here`: its highest logit, its sum of exp(logit - highest)."""
+    logits = tl.where(counts, logits, float("-inf"))
+    top = tl.where(here, tl.maximum(highest, tl.max(logits, 1)[:, None]), highest)
+    now = tl.sum(tl.where(here, top, 0.0), 1)  # the tops of this dim
+    added = tl.sum(tl.exp(logits - now[:, None]), 1)
+    return top, mass * tl.exp(highest - top) + tl.where(here, added[:, None], 0.0)
+
+
+@triton.jit
 def contrastive_lse(
     x, y, bounds, inverse_x, inverse_y, ids_x, ids_y, lse, own_logit, total, count,
     rows, columns, span, stride_x, stride_y, shift,
@@ -85,11 +111,9 @@ def contrastive_lse(
     sums = tl.zeros([BM, KP], dtype=ACC)
     number = tl.zeros([BM], dtype=tl.int32)
     while j < stop:
-        col = j + tl.arange(0, BN)
-        close = tl.minimum(col, columns - 1)
-        tile = y + tl.cast(j, tl.int64) * stride_y
-        at_y = (close - j)[:, None] * stride_y + tl.arange(0, BD)[None, :]
-        counts, own = _pairs(ids_x, ids_y, row, col, rows, columns, shift, MASK)
+        close, tile, at_y, counts, own = _tile(
+            y, ids_x, ids_y, row, j, rows, columns, stride_y, shift, MASK, BN, BD
+        )
         gram = tl.zeros([BM, BN], dtype=ACC)
         for k in range(K):
             gram = _add_block(
@@ -103,12 +127,7 @@ def contrastive_lse(
             match += tl.where(here, tl.sum(tl.where(own, logits, 0.0), 1)[:, None], 0.0)
             if SMOOTH:
                 sums += tl.where(here, tl.sum(tl.where(counts, logits, 0.0), 1)[:, None], 0.0)
-            logits = tl.where(counts, logits, float("-inf"))
-            top = tl.where(here, tl.maximum(highest, tl.max(logits, 1)[:, None]), highest)
-            now = tl.sum(tl.where(here, top, 0.0), 1)  # the tops of this dim
-            added = tl.sum(tl.exp(logits - now[:, None]), 1)
-            mass = mass * tl.exp(highest - top) + tl.where(here, added[:, None], 0.0)
-            highest = top
+            highest, mass = _add_mass(logits, counts, here, highest, mass)
         if SMOOTH:
             number += tl.sum(counts.to(tl.int32), 1)
         j += BN
@@ -119,6 +138,66 @@ def contrastive_lse(
     if SMOOTH:
         tl.store(total + out, sums, mask=inside)
         tl.store(count + part * rows + row, number, mask=row < rows)
+
+
+@triton.jit
+def _slope(
+    logits, counts, own, lse_x, lse_y, spread_x, spread_y, weight, at_x, at_y, k, rows, columns,
+    OF_X: tl.constexpr, OF_Y: tl.constexpr, HIT: tl.constexpr, SMOOTH: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """dloss/dlogits (BM, BN) of dim k: its softmaxes minus their targets, times its weight."""
+    p = tl.where(own, -HIT, 0.0).to(ACC)
+    if OF_X:
+        p += tl.exp(logits - tl.load(lse_x + k * rows + at_x)[:, None])
+    if OF_Y:
+        p += tl.exp(logits - tl.load(lse_y + k * columns + at_y)[None, :])
+    if SMOOTH:
+        p -= tl.load(spread_x + at_x)[:, None] + tl.load(spread_y + at_y)[None, :]
+    return tl.where(counts, p * weight, 0.0)
+
+
+@triton.jit
+def _add_chunks(
+    grads, p, tile, at_y, k, CHUNKS: tl.constexpr, N_CHUNKS: tl.constexpr, WHOLE: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    """`grads`, (BM, BD) a chunk, plus p times the chunk of y, for the chunks that dim k holds."""
+    now = ()
+    for c in tl.static_range(N_CHUNKS):
+        new = grads[c]
+        if CHUNKS[c][2] <= k:  # the dim holds the chunk
+            if WHOLE:
+                lines = tl.load(tile + CHUNKS[c][0] + at_y)
+            else:
+                held = (CHUNKS[c][0] + tl.arange(0, BD) < CHUNKS[c][1])[None, :]
+                lines = tl.load(tile + CHUNKS[c][0] + at_y, mask=held, other=0.0)
+            if UPCAST:
+                lines = lines.to(ACC)
+            new = tl.dot(p, lines, new, input_precision=PRECISION, out_dtype=ACC)
+        now = now + (new,)
+    return now
+
+
+@triton.jit
+def _store_grads(
+    grad, x, grads, pull, row, first, at_x, rows, stride_grad,
+    CHUNKS: tl.constexpr, N_CHUNKS: tl.constexpr, KP: tl.constexpr, ACC: tl.constexpr,
+    BD: tl.constexpr,
+):  # fmt: skip
+    """Each chunk's gradient, less what flows through the norms: x * sum of `pull` (BM, KP) over
+    the dims that hold the chunk.
+    """
+    ks = tl.arange(0, KP)[None, :]
+    grad += first.to(tl.int64) * stride_grad
+    out = (row - first)[:, None] * stride_grad + tl.arange(0, BD)[None, :]
+    for c in tl.static_range(N_CHUNKS):
+        at = CHUNKS[c][0] + tl.arange(0, BD)
+        inside = (row < rows)[:, None] & (at < CHUNKS[c][1])[None, :]
+        own_x = tl.load(x + CHUNKS[c][0] + at_x, mask=inside, other=0.0).to(ACC)
+        back = tl.sum(tl.where(ks >= CHUNKS[c][2], pull, 0.0), 1)
+        value = grads[c] - back[:, None] * own_x
+        tl.store(grad + CHUNKS[c][0] + out, value.to(grad.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -148,11 +227,9 @@ def contrastive_grad(
         grads = grads + (tl.zeros([BM, BD], dtype=ACC),)
     j = 0
     while j < columns:
-        col = j + tl.arange(0, BN)
-        close = tl.minimum(col, columns - 1)
-        tile = y + tl.cast(j, tl.int64) * stride_y
-        at_y = (close - j)[:, None] * stride_y + tl.arange(0, BD)[None, :]
-        counts, own = _pairs(ids_x, ids_y, row, col, rows, columns, shift, MASK)
+        close, tile, at_y, counts, own = _tile(
+            y, ids_x, ids_y, row, j, rows, columns, stride_y, shift, MASK, BN, BD
+        )
         gram = tl.zeros([BM, BN], dtype=ACC)
         for k in range(K):
             gram = _add_block(
@@ -163,42 +240,20 @@ def contrastive_grad(
             b = tl.load(inverse_y + k * columns + close)
             factor = a[:, None] * b[None, :]
             logits = gram * factor
-            p = tl.where(own, -HIT, 0.0).to(ACC)
-            if OF_X:
-                p += tl.exp(logits - tl.load(lse_x + k * rows + near)[:, None])
-            if OF_Y:
-                p += tl.exp(logits - tl.load(lse_y + k * columns + close)[None, :])
-            if SMOOTH:
-                p -= tl.load(spread_x + near)[:, None] + tl.load(spread_y + close)[None, :]
-            p = tl.where(counts, p * tl.load(weights + k), 0.0)
+            p = _slope(
+                logits, counts, own, lse_x, lse_y, spread_x, spread_y, tl.load(weights + k),
+                near, close, k, rows, columns, OF_X, OF_Y, HIT, SMOOTH, ACC,
+            )  # fmt: skip
             by_norm += tl.where(ks == k, tl.sum(p * logits, 1)[:, None], 0.0)
             p = (p * factor).to(x.dtype.element_ty)
             if UPCAST:
                 p = p.to(ACC)
-            now = ()
-            for c in tl.static_range(N_CHUNKS):
-                new = grads[c]
-                if CHUNKS[c][2] <= k:  # the dim holds the chunk
-                    if WHOLE:
-                        lines = tl.load(tile + CHUNKS[c][0] + at_y)
-                    else:
-                        held = (CHUNKS[c][0] + tl.arange(0, BD) < CHUNKS[c][1])[None, :]
-                        lines = tl.load(tile + CHUNKS[c][0] + at_y, mask=held, other=0.0)
-                    if UPCAST:
-                        lines = lines.to(ACC)
-                    new = tl.dot(p, lines, new, input_precision=PRECISION, out_dtype=ACC)
-                now = now + (new,)
-            grads = now
+            grads = _add_chunks(
+                grads, p, tile, at_y, k, CHUNKS, N_CHUNKS, WHOLE, ACC, PRECISION, UPCAST, BD
+            )
         j += BN
-    # through the norms: -x * sum over the dims that hold a block
     flow = tl.load(flow_x + ks * rows + near[:, None], mask=ks < K, other=0.0)
-    pull = by_norm * flow
-    grad += first.to(tl.int64) * stride_grad
-    out = (row - first)[:, None] * stride_grad + tl.arange(0, BD)[None, :]
-    for c in tl.static_range(N_CHUNKS):
-        at = CHUNKS[c][0] + tl.arange(0, BD)
-        inside = (row < rows)[:, None] & (at < CHUNKS[c][1])[None, :]
-        own_x = tl.load(x + CHUNKS[c][0] + at_x, mask=inside, other=0.0).to(ACC)
-        back = tl.sum(tl.where(ks >= CHUNKS[c][2], pull, 0.0), 1)
-        value = grads[c] - back[:, None] * own_x
-        tl.store(grad + CHUNKS[c][0] + out, value.to(grad.dtype.element_ty), mask=inside)
+    _store_grads(
+        grad, x, grads, by_norm * flow, row, first, at_x, rows, stride_grad,
+        CHUNKS, N_CHUNKS, KP, ACC, BD,
+    )  # fmt: skip
