@@ -10,12 +10,13 @@ from sse.documents.document import Outline
 from sse.documents.left_out import Unreadable
 from sse.documents.line_formats import read_markdown
 
+HEADING = 100  # characters of a definition's first line
 # The line that begins a function, class or type in a language of the endings below.
 _DEFINITION = re.compile(
     r"(?:(?:pub|public|private|protected|export|default|static|async|abstract|final|inline|unsafe|"
     r"virtual|override|open|data|sealed|constexpr|extern)(?:\([^)]*\))?\s+)*"
     r"(?:def|class|function|func|fn|struct|interface|trait|enum|impl|module|object|sub|namespace|"
-    r"record|type|CREATE\s+(?:TABLE|VIEW|FUNCTION))\b[^\n{(:;=]*[\w\]>)]"
+    r"record|type|CREATE\s+(?:TABLE|VIEW|FUNCTION))\s+\w"
 )
 SOURCE = """.py .pyi .js .mjs .ts .tsx .jsx .java .kt .scala .go .rs .c .h .cc .cpp .hpp .cs .swift
     .rb .php .pl .pm .lua .r .jl .sh .bash .zsh .ps1 .sql .hs .ml .ex .exs .erl .clj .el .vim .dart
@@ -33,7 +34,7 @@ def read_source(text: str, outline: Outline) -> None:
             outline.paragraph("\n".join(held), start, code=True)
             held = []
         if match:
-            outline.heading(1, match[0])
+            outline.heading(1, line.rstrip(" \t{:")[:HEADING])
         if line.strip():
             start = start if held else number
             held.append(line)
