@@ -41,10 +41,11 @@ def _pairs(ids_x, ids_y, row, col, rows, columns, shift, MASK: tl.constexpr):
 
 @triton.jit
 def _add_block(
-    gram, x, y, at_x, at_y, start, last,
+    gram, x, y, at_x, at_y, bound,
     WHOLE: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """`gram` (BM, BN) plus the products of the columns from start to last, BD at a time."""
+    """`gram` (BM, BN) plus the products of a block's columns, from its bound to the next."""
+    start, last = tl.load(bound), tl.load(bound + 1)
     while start < last:
         if WHOLE:
             a, b = tl.load(x + start + at_x), tl.load(y + start + at_y)
@@ -73,6 +74,12 @@ def _tile(
     at_y = (close - j)[:, None] * stride_y + tl.arange(0, BD)[None, :]
     counts, own = _pairs(ids_x, ids_y, row, col, rows, columns, shift, MASK)
     return close, y + tl.cast(j, tl.int64) * stride_y, at_y, counts, own
+
+
+@triton.jit
+def _scales(at_x, at_y):
+    """(BM, BN): what turns products into logits, one over both norms."""
+    return tl.load(at_x)[:, None] * tl.load(at_y)[None, :]
 
 
 @triton.jit
@@ -116,13 +123,8 @@ def contrastive_lse(
         )
         gram = tl.zeros([BM, BN], dtype=ACC)
         for k in range(K):
-            gram = _add_block(
-                gram, x, tile, at_x, at_y, tl.load(bounds + k), tl.load(bounds + k + 1),
-                WHOLE, BD, PRECISION, UPCAST,
-            )  # fmt: skip
-            a = tl.load(inverse_x + k * rows + near)
-            b = tl.load(inverse_y + k * columns + close)
-            logits = gram * a[:, None] * b[None, :]
+            gram = _add_block(gram, x, tile, at_x, at_y, bounds + k, WHOLE, BD, PRECISION, UPCAST)
+            logits = gram * _scales(inverse_x + k * rows + near, inverse_y + k * columns + close)
             here = ks == k
             match += tl.where(here, tl.sum(tl.where(own, logits, 0.0), 1)[:, None], 0.0)
             if SMOOTH:
@@ -232,13 +234,8 @@ def contrastive_grad(
         )
         gram = tl.zeros([BM, BN], dtype=ACC)
         for k in range(K):
-            gram = _add_block(
-                gram, x, tile, at_x, at_y, tl.load(bounds + k), tl.load(bounds + k + 1),
-                WHOLE, BD, PRECISION, UPCAST,
-            )  # fmt: skip
-            a = tl.load(inverse_x + k * rows + near)
-            b = tl.load(inverse_y + k * columns + close)
-            factor = a[:, None] * b[None, :]
+            gram = _add_block(gram, x, tile, at_x, at_y, bounds + k, WHOLE, BD, PRECISION, UPCAST)
+            factor = _scales(inverse_x + k * rows + near, inverse_y + k * columns + close)
             logits = gram * factor
             p = _slope(
                 logits, counts, own, lse_x, lse_y, spread_x, spread_y, tl.load(weights + k),
