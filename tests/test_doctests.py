@@ -7,6 +7,7 @@ import pytest
 
 MODULES = [
     "sse.analysis.statistics",
+    "sse.common.terminal",
     "sse.data.set_spec",
     "sse.documents.left_out",
     "sse.documents.passages",
