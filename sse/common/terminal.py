@@ -16,7 +16,7 @@ _ONE_LINE = _HARMFUL | {9: " ", 10: " "}
 
 
 def clean(text: str, one_line: bool = True) -> str:
-    """`text` with `?` in place of each character that commands a terminal or reorders its text.
+    r"""`text` with `?` in place of each character that commands a terminal or reorders its text.
 
     Everything that comes out of a file or a name and goes to a terminal passes through here.
 
@@ -24,7 +24,7 @@ def clean(text: str, one_line: bool = True) -> str:
         text: what to show.
         one_line: line feeds and tabs become blanks; otherwise they stay.
 
-    >>> clean("red\\x1b[2J\\u202e circle\\n")
+    >>> clean("red\x1b[2J\u202e circle\n")
     'red?[2J? circle '
     """
     if text.isascii() and text.isprintable():
