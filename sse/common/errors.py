@@ -17,6 +17,7 @@ from typing import Any
 EXTRAS = {
     "faiss": "search",
     "fsspec": "cluster",
+    "kreuzberg": "documents",
     "nanotoken": "fast",
     "onnx": "onnx",
     "ray": "cluster",

@@ -55,9 +55,8 @@ def read_notebook(text: str, outline: Outline) -> None:
 def _read_cell(cell: dict[str, Any], number: int, outline: Outline) -> None:
     source = cell.get("source", "")
     text = "".join(source) if isinstance(source, list) else str(source)
+    outline.place = lambda text, line: number
     if cell["cell_type"] == "code":
         outline.paragraph(text, number, code=True)
     elif cell["cell_type"] == "markdown":
-        outline.fixed = number
         read_markdown(text, outline)
-        outline.fixed = None

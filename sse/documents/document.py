@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 SEPARATOR = " > "  # between the headings of a path
@@ -13,7 +13,7 @@ class Paragraph:
     """One block of text."""
 
     text: str
-    position: int  # the line at which it starts, from 1; see `Document.unit`
+    position: int  # the line at which it starts, from 1, or what `Document.unit` says
     code: bool = False  # a listing, or a line of source code
 
 
@@ -32,7 +32,7 @@ class Document:
     path: str  # as it was given or found; the folder's own path is its beginning
     title: str
     sections: tuple[Section, ...]
-    unit: str = "line"  # what `position` counts: `line`, or `cell` of a notebook
+    unit: str = "line"  # what `position` counts: `line`, `page`, `paragraph`, `cell` of a notebook
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Outline:
         self.title = ""  # set where a format names one
         self.titled = True  # whether the only top heading may be the title
         self.unit = "line"
-        self.fixed: int | None = None  # the position of all paragraphs, as in a notebook's cell
+        # (text, line) -> position, where that is no line
+        self.place: Callable[[str, int], int] = lambda text, line: line
         self._above: list[tuple[int, str]] = []  # (level, text) of the open headings
         self._parts: list[tuple[tuple[tuple[int, str], ...], list[Paragraph]]] = [((), [])]
 
@@ -73,11 +74,11 @@ class Outline:
         self._above.append((level, text))
         self._parts.append((tuple(self._above), []))
 
-    def paragraph(self, text: str, position: int, code: bool = False) -> None:
-        """Add a paragraph to the open section; blank text adds nothing."""
+    def paragraph(self, text: str, line: int, code: bool = False) -> None:
+        """Add a paragraph, which starts at `line`, to the open section; blank text adds nothing."""
         if text.strip():
-            place = position if self.fixed is None else self.fixed
-            self._parts[-1][1].append(Paragraph(text.strip("\n").rstrip(), place, code))
+            text = text.strip("\n").rstrip()
+            self._parts[-1][1].append(Paragraph(text, self.place(text, line), code))
 
     def document(self, path: str, name: str) -> Document:
         """The document; its title is the named one, its only top heading, or `name`."""

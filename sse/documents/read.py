@@ -16,6 +16,7 @@ from sse.documents.files import MAX_BYTES, decoded, file_bytes, find_files, reas
 from sse.documents.html import read_html
 from sse.documents.left_out import LeftOut, Unreadable, ending, shown
 from sse.documents.line_formats import read_asciidoc, read_markdown, read_org, read_tex, read_text
+from sse.documents.office import TYPES, read_office
 from sse.documents.rst import read_rst
 
 READERS: dict[str, Callable[[str, Outline], None]] = {
@@ -75,10 +76,13 @@ def _read(path: str, max_bytes: int) -> Document:
     kind = ending(path)
     if kind in TABLES:
         raise Unreadable("a table of rows")
-    if kind not in READERS:
+    if kind not in READERS and kind not in TYPES:
         raise Unreadable("no known format")
-    outline = Outline()
-    READERS[kind](decoded(file_bytes(path, max_bytes)), outline)
+    outline, data = Outline(), file_bytes(path, max_bytes)
+    if kind in TYPES:
+        read_office(data, kind, outline)
+    else:
+        READERS[kind](decoded(data), outline)
     name = os.path.basename(path)
     document = outline.document(path, os.path.splitext(name.removesuffix(".gz"))[0])
     if not document.sections:
