@@ -39,7 +39,7 @@ class Prepared:
 
 def prepare(options: Any, say: Callable[[str], None] = print) -> Prepared:
     """The data that the options (`SSEDataModule.hparams`) name; `say` takes lines of progress."""
-    cache = Path(options.cache).expanduser() if options.cache else default_cache()
+    cache = cache_folder(options.cache)
     paths = [options.paths] if isinstance(options.paths, str) else options.paths or []
     specs = [*paths, *(options.sets or [])]
     if specs:
@@ -61,8 +61,10 @@ def prepare(options: Any, say: Callable[[str], None] = print) -> Prepared:
     return Prepared(tokenizer, pairs, sets, heldout, training)
 
 
-def default_cache() -> Path:
-    """$SSE_CACHE, or `sse` in the user's cache folder."""
+def cache_folder(folder: str | None = None) -> Path:
+    """`folder`; without one $SSE_CACHE, or `sse` in the user's cache folder."""
+    if folder:
+        return Path(folder).expanduser()
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("SSE_CACHE") or Path(root) / "sse").expanduser()
 

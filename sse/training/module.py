@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 from typing import Annotated, Any
 
 import lightning as L
@@ -17,12 +18,14 @@ from sse.evaluation.retrieval_metric import RetrievalMetric, rank_own
 from sse.loss.matryoshka import check_prefixes, matryoshka_loss
 from sse.model.model import SSE
 from sse.model.norms import check_norm
+from sse.teacher.start import Start
 from sse.text.tokenizer import TextTokenizer
 from sse.training.column_parallel import Shards
 from sse.training.optimizer import check_optimizer, make_optimizer, make_schedule
 from sse.training.processes import everywhere, rank, total, world
 
 PUBLISHED_DIMS = (512, 256, 128, 64, 32)
+LR, START_LR = 0.1, 0.03  # peak rates of a random table, and of one that a teacher made
 SEEDS = whole(0, 2**32 - 1)
 
 
@@ -36,13 +39,16 @@ class SSEModule(L.LightningModule):
             `layernorm`, `rmsnorm`, `gain` (a learnt scale of each dimension alone) or `none`.
         alpha_init: first value of alpha, in the dyt family and hardtanh.
         table_std: standard deviation of the table's start.
+        start: make the table of a teacher instead of random numbers: a transformer's or static
+            model's folder, a hub name, or a model of this project to go on with.
         matryoshka_dims: prefixes trained; null for 512, 256, 128, 64, 32 as far as `dim` reaches.
         matryoshka_weights: one weight per dim; null for 1 each.
         scale: inverse temperature of the cosine.
         symmetric: also train document -> query.
         label_smoothing: share of the target spread evenly over a batch's candidates, 0 to below 1.
         gather: with several processes, take the documents of all as negatives; false: one's own.
-        lr: peak learning rate. A static table wants 0.1; the usual 5e-5 barely trains it.
+        lr: peak learning rate; null for 0.1, or 0.03 with `start`. The usual 5e-5 barely trains a
+            static table.
         norm_lr: peak learning rate of the norm's own parameters; null for the table's.
         schedule: `cosine`, `linear` or `constant` after the warmup.
         warmup: share of the steps that rise to the peak.
@@ -59,13 +65,14 @@ class SSEModule(L.LightningModule):
         norm: str = "dyt",
         alpha_init: Annotated[float, real()] = 0.5,
         table_std: Annotated[float, real(0, 1e6)] = 1.0,
+        start: str | None = None,
         matryoshka_dims: list[Annotated[int, whole(1)]] | None = None,
         matryoshka_weights: list[Annotated[float, real(0)]] | None = None,
         scale: Annotated[float, real(above=0)] = 20.0,
         symmetric: bool = False,
         label_smoothing: Annotated[float, real(0, below=1)] = 0.0,
         gather: bool = True,
-        lr: Annotated[float, real(above=0)] = 0.1,
+        lr: Annotated[float, real(above=0)] | None = None,
         norm_lr: Annotated[float, real(0)] | None = None,
         schedule: str = "cosine",
         warmup: Annotated[float, real(0, 1)] = 0.1,
@@ -76,6 +83,8 @@ class SSEModule(L.LightningModule):
         seed: Annotated[int, SEEDS] = 0,
     ) -> None:
         super().__init__()
+        if lr is None:
+            lr = START_LR if start else LR
         self.save_hyperparameters()
         check_ranges(SSEModule, self.hparams)
         default = [d for d in PUBLISHED_DIMS if d < dim]
@@ -88,21 +97,30 @@ class SSEModule(L.LightningModule):
             {f"ndcg@10_{d}d": RetrievalMetric("ndcg@10") for d in (self.dims[0], self.dims[-1])}
         )
         self.shards: Shards | None = None
+        self._start: Path | None = None
 
     @property
     def monitor(self) -> str:
         """The logged value whose maximum marks the best checkpoint."""
         return f"val/ndcg@10_{self.dims[0]}d"
 
-    def build(self, tokenizer: TextTokenizer) -> None:
-        """Make the table once the vocabulary is known."""
+    def build(self, tokenizer: TextTokenizer, start: Path | None = None) -> None:
+        """Make the table once the vocabulary is known; `start` is the file of a `Start`."""
+        self._start = start
         self.model = self.untrained(tokenizer)
         self.model.table_grad = TableGrad()
 
     def untrained(self, tokenizer: TextTokenizer) -> SSE:
         """The model as it stands before the first step: the same for the same seed."""
         o = self.hparams
-        return SSE(tokenizer, o.dim, o.norm, o.alpha_init, o.table_std, o.seed)
+        if self._start is None:
+            return SSE(tokenizer, o.dim, o.norm, o.alpha_init, o.table_std, o.seed)
+        start = Start.read(self._start)
+        table = torch.from_numpy(start.table)
+        model = SSE(tokenizer, o.dim, o.norm, o.alpha_init, table=table)
+        if start.vectors:
+            model.norm.load_vectors({k: torch.from_numpy(v) for k, v in start.vectors.items()})
+        return model
 
     def shard(self) -> None:
         """With several processes: keep this one's columns of the model, until `whole`."""

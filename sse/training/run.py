@@ -3,6 +3,7 @@
 DIR/config.yaml     every option, enough to run it again
 DIR/checkpoints/    last.ckpt (resume from it), previous.ckpt (the one before), best.ckpt
 DIR/tensorboard/    logs; DIR/logs/metrics.csv the same as a table
+DIR/checkpoints/start.safetensors  with --model.start: the table before the first step
 DIR/diagnostics.parquet  does the gate saturate? See sse.training.diagnostics
 DIR/metrics.json    quality of the trained model, the untrained one and BM25; speed; versions
 DIR/model/          the folder that sentence-transformers loads
@@ -41,6 +42,7 @@ from sse.training.module import SSEModule
 from sse.training.options import Options, check, option_names, parse
 from sse.training.processes import say
 from sse.training.resume import check_checkpoint, find_checkpoint, flat, run_folder
+from sse.training.start import start_file
 from sse.training.trainer import make_trainer
 
 PACKAGES = ("torch", "lightning", "sentence-transformers", "tokenizers")  # in metrics.json
@@ -132,7 +134,7 @@ def build(
 ) -> Run:
     """The model, its table as large as the data's vocabulary, and the trainer."""
     model = options.module()
-    model.build(data.tokenizer)
+    model.build(data.tokenizer, start_file(options.config, folder, data))
     processes.agree(model.shard)
     trainer = make_trainer(options, folder, data, model)
     return Run(options, folder, collections, data, model, trainer, {})
