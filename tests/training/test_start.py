@@ -1,6 +1,5 @@
 """`--model.start`: a run begins with what a teacher gives, and goes on without the teacher."""
 
-import json
 import shutil
 
 import numpy as np
