@@ -7,7 +7,7 @@ TRAINING ?=
 RESULTS ?= notebooks/results
 SECONDS ?= 60
 
-.PHONY: train test test-faults test-oldest numeric fuzz lint docs bench report dist clean
+.PHONY: train test test-compat test-faults test-oldest numeric fuzz lint docs bench report dist clean
 
 # Train a model: ARGS="--data.paths [pairs.jsonl] --out runs/mine", see ARGS=--help.
 train: .venv/.train
@@ -16,6 +16,10 @@ train: .venv/.train
 # The whole suite; ARGS="tests/data -k split" picks tests.
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+
+# The exported folder in other versions and libraries; the first run fills .venv-compat (some GB).
+test-compat: .venv/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/compat -m "compat or not compat" $(ARGS)
 
 # Kills, full disks, damaged files: ARGS="--kills 5 --seed 1", see python -m tests.faults --help.
 test-faults: .venv/.dev
@@ -73,4 +77,4 @@ dist: .venv/.dev
 
 # Remove environments, caches and what was built.
 clean:
-	rm -rf .venv .venv-oldest build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-oldest .venv-compat build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,4 +1,4 @@
-"""Write a model folder that sentence-transformers loads without this package.
+"""Write a model folder that sentence-transformers 3.4 or newer loads without this package.
 
 An SSE model equals native modules: StaticEmbedding(E), then one per step of the norm's `Form`:
 
@@ -13,6 +13,7 @@ So the folder holds safetensors, JSON and a card: no pickle, no `trust_remote_co
 from __future__ import annotations
 
 import copy
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,15 @@ from sentence_transformers.sentence_transformer import modules
 from torch import Tensor, nn
 
 from sse.common.digests import write_config
-from sse.common.files import atomic_folder
+from sse.common.files import atomic_folder, write_json
 from sse.common.version import __version__
 from sse.model.card import write_card
 from sse.model.folder import FORMAT, check_target
 from sse.model.model import SSE
 from sse.model.norm_forms import NORM_FORMS, Diagonal, Standard
+
+# Settings of the native modules that name the vector they map; ours map the text's.
+DEFAULT_NAMES = ("module_input_name", "module_output_name")
 
 
 def export(
@@ -60,6 +64,7 @@ def export(
         native.similarity_fn_name = model.similarity_fn_name
     with atomic_folder(target) as temporary:
         native.save(str(temporary), create_model_card=False)
+        _for_every_version(temporary)
         write_config(
             temporary,
             {
@@ -74,6 +79,23 @@ def export(
         )
         write_card(temporary / "README.md", module, card or {})
     return target
+
+
+def _for_every_version(folder: Path) -> None:
+    """Rewrite what sentence-transformers 6 saved so that 3.4 and later load it.
+
+    Every version knows the classes as `sentence_transformers.models.NAME`. Before 5.4 the path ""
+    means a transformer, and a Dense module takes no names of its input and output.
+    """
+    modules = json.loads((folder / "modules.json").read_text("utf-8"))
+    for module in modules:
+        module["type"] = f"sentence_transformers.models.{module['type'].rsplit('.', 1)[-1]}"
+        module["path"] = module["path"] or "."
+        place = folder / module["path"] / "config.json"
+        if place.exists():
+            settings = json.loads(place.read_text("utf-8"))
+            write_json(place, {k: v for k, v in settings.items() if k not in DEFAULT_NAMES})
+    write_json(folder / "modules.json", modules)
 
 
 def native_modules(module: SSE) -> list[nn.Module]:
