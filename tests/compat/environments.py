@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / ".venv-compat"
-UNREACHABLE = re.compile("error sending request|dns error|timed out|Could not connect|offline", re.I)
+UNREACHABLE = re.compile(
+    "error sending request|dns error|timed out|Could not connect|offline", re.I
+)
 # Beside torch stand what it brings along on Linux; its other requirements are small, so installed.
 TORCH = ("torch", "torchgen", "functorch", "nvidia", "triton")
 WITHOUT = re.compile(r"(torch|triton|nvidia[\w-]*|cuda[\w-]*)\b")
@@ -26,13 +29,17 @@ WITHOUT = re.compile(r"(torch|triton|nvidia[\w-]*|cuda[\w-]*)\b")
 def python(name, *requirements):
     """The interpreter of the environment `name`, which holds torch and the requirements.
 
-    The environment is made anew where its requirements, torch or Python have changed. The test is
-    skipped where uv is missing or the package index cannot be reached.
+    The environment is made anew where its requirements, torch or Python have changed, and every
+    week where a requirement names no version. The test is skipped where uv is missing or the
+    package index cannot be reached.
     """
     uv = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
     if uv is None:
         pytest.skip("uv is not installed: the extra `dev` brings it")
-    folder, recipe = PLACE / name, "\n".join([sys.version, torch.__version__, *requirements])
+    pinned = all("==" in requirement for requirement in requirements)
+    week = "" if pinned else time.strftime("%G, week %V")
+    recipe = "\n".join([sys.version, torch.__version__, week, *requirements])
+    folder = PLACE / name
     interpreter = folder / "bin" / "python"
     made = folder / "made"
     PLACE.mkdir(exist_ok=True)
