@@ -25,10 +25,16 @@ def pool(weight: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
         int(offsets[-1]) != ids.numel() or bool((offsets[1:] < offsets[:-1]).any())
     ):
         check_offsets(offsets, ids.numel())
+    weight, kind = weight.detach(), weight.dtype
+    if kind == torch.float16 and weight.is_cpu and ids.numel():
+        # ATen sums float16 in float16 there: 5,000 tokens of 100 would be infinite.
+        check_range(ids, weight.shape[0])
+        rows, ids = ids.unique(return_inverse=True)
+        weight = weight[rows].float()
     try:
-        return torch.embedding_bag(
-            weight.detach(), ids, offsets, False, MEAN, include_last_offset=True
-        )[0]
+        return torch.embedding_bag(weight, ids, offsets, False, MEAN, include_last_offset=True)[
+            0
+        ].to(kind)
     except RuntimeError:  # ATen's message names no table and no way out
         check_offsets(offsets, ids.numel())
         check_range(ids, weight.shape[0])

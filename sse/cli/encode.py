@@ -12,7 +12,7 @@ from sse.cli.options import Run, add_input, add_model, add_output, bar
 from sse.common.errors import UserError
 from sse.model.quantise import PRECISIONS, width
 from sse.serving.encoder import Encoder
-from sse.serving.vector_files import OUTPUTS, check_target, output_format, vector_file
+from sse.serving.vector_files import OUTPUTS, check_kept, check_target, output_format, vector_file
 from sse.text.records import read_records
 
 
@@ -34,7 +34,8 @@ def encode(parser: argparse.ArgumentParser) -> Run:
     add_model(parser)
     add_input(parser)
     add("--to", dest="form", choices=OUTPUTS, help="format of OUT (default: by its name)")
-    add("--keep", nargs="+", default=[], metavar="COLUMN", help="further columns for OUT")
+    add("--keep", action="extend", nargs="+", default=[], metavar="COLUMN",
+        help="further columns for OUT")  # fmt: skip
     add("--no-text", action="store_true", help="leave the texts out of OUT")
     add("--no-normalize", action="store_true", help="do not scale vectors to length 1")
     add("--precision", choices=PRECISIONS, default="float32", help="of OUT (default: float32)")
@@ -50,6 +51,7 @@ def _encode(args: argparse.Namespace) -> None:
         check_target(args.target, args.force)
     if form == "npy" and args.keep:
         raise UserError(f"npy holds vectors only: drop --keep {' '.join(args.keep)}")
+    check_kept(args.keep, not args.no_text)
     rows = read_records(args.source, args.input_form, args.column, args.keep)
     rows = chain(list(islice(rows, 1)), rows)  # a bad input fails before the model is loaded
     model = Encoder(args.model, args.dim, fast=not args.no_fast)

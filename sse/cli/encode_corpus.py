@@ -69,7 +69,8 @@ def _parser() -> Parser:
     add("--workers", type=whole(1), help="processes with one core each (default: one per core)")
     add("--text", metavar="COLUMN", help="of the texts (default: text, or the only one)")
     add("--id", metavar="COLUMN", help="of the ids (default: id or _id, otherwise file and row)")
-    add("--keep", nargs="+", default=[], metavar="COLUMN", help="further columns for the shards")
+    add("--keep", action="extend", nargs="+", default=[], metavar="COLUMN",
+        help="further columns for the shards")  # fmt: skip
     add("--dim", type=whole(1), help="first dimensions only (Matryoshka)")
     add("--precision", choices=SHARD_PRECISIONS, default="float32", help="(default: float32)")
     add("--prompt", metavar="NAME", help="the model's prompt before each text, such as query")

@@ -82,6 +82,7 @@ class SSEDataModule(L.LightningDataModule):
                 "device need no workers, give 0"
             )
         self.sets: list[TokenizedSet] = []
+        self.empty_texts = 0  # texts without a token
         self._on_device: DeviceCache | None = None
         self._plans: dict[tuple[int, int], list[Batch]] = {}
 
@@ -102,6 +103,9 @@ class SSEDataModule(L.LightningDataModule):
             f"{'set' if len(self.sets) == 1 else 'sets'}, {tokens:,} tokens, "
             f"vocabulary {self.tokenizer.vocab_size:,}"
         )
+        self.empty_texts = sum(int((c.lengths == 0).sum()) for s in self.sets for c in s.tokens)
+        if self.empty_texts:
+            say(f"{self.empty_texts:,} texts have no token: they are kept, and teach nothing")
 
     def state_dict(self) -> dict[str, Any]:
         """What the data are, for a checkpoint: a resumed run must find the same."""

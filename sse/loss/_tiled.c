@@ -37,7 +37,8 @@ typedef struct {
     double loss;         /* the rows' cross-entropies, weighted by the shares */
 } Job;
 
-/* exp(x) for x <= 0 with a relative error of 1e-7, 0 where that is below 1e-38; NaN stays NaN.
+/* exp(x) for x <= 0 with a relative error of 1e-7, 0 where that is below 1e-38. Some NaN
+   become another number: the caller looks for them.
    2^n exp(r) with n = round(x / ln 2): adding 1.5 * 2^23 rounds and leaves n in the low bits; the
    polynomial is the best of its degree on |r| <= ln 2 / 2. No branch, so that compilers vectorise. */
 static inline float exp_negative(float x) {
@@ -130,6 +131,7 @@ EVERY_CPU static void residual(Job *job, float *restrict gram) {
             job->loss += job->shares[k] * (below >= 0 ? log1p(others) : log(all) - below);
             job->by_q[k * job->rows + i] = gradient(block, gram, inverse_d, job->by_d + k * m,
                                                     inverse_q, job->shares[k] / all, m);
+            if (isnan(job->by_q[k * job->rows + i])) job->loss = NAN; /* so is a product of it */
         }
         for (int64_t k = job->dims - 2; k >= 0; k--) {
             float *restrict block = job->blocks + (k * job->rows + i) * m;

@@ -66,6 +66,8 @@ def matryoshka_loss(
 ) -> Tensor:
     """Sum over `dims` of the weighted in-batch cross-entropy; a scalar.
 
+    The loss of 16-bit vectors is float32's, since sums of 16 bits would be off by percents.
+
     Args:
         query: (B, D).
         documents: (M, D), M >= first + B: positives of P >= first + B pairs, row first + i that of
@@ -89,7 +91,13 @@ def matryoshka_loss(
         UserError: tensors or options that do not go together.
     """
     _check(query, documents, dims, symmetric, first)
-    ascending = sorted(zip(dims, weights or [1.0] * len(dims), strict=True))
+    weights = [1.0] * len(dims) if weights is None else [float(weight) for weight in weights]
+    if len(weights) != len(dims) or tile < 1:
+        raise UserError(
+            f"`weights` has {len(weights)} for {len(dims)} dims, `tile` is {tile}: give one weight "
+            "per dim, and a tile of at least 1 row"
+        )
+    ascending = sorted(zip(dims, weights, strict=True))
     check_smoothing(label_smoothing)
     options = LossOptions(ascending, scale, symmetric, text_ids, first, label_smoothing)
     if backend not in get_args(Backend):
@@ -99,6 +107,8 @@ def matryoshka_loss(
     if backend == "triton":
         rest = (weights, scale, symmetric, text_ids, first, label_smoothing)
         return matryoshka_contrastive(query, documents, dims, *rest)
+    if query.dtype in (torch.float16, torch.bfloat16):
+        query, documents = query.float(), documents.float()
     if backend == "dense":
         return _dense(query, documents, options)
     return Tiled.apply(query, documents, options, tile)

@@ -26,7 +26,9 @@
 
 #define AHEAD 8 /* tokens; rows are scattered in memory, so they are prefetched */
 
+#define VERSION 2     /* of `pool`'s arguments: sse/model/table.py asks for it */
 #define BEYOND_IDS -2 /* an offset lies beyond the ids */
+#define NOT_FINITE -3 /* minus the row: it holds NaN or infinity */
 
 typedef struct {
     const char *rows;    /* the table */
@@ -39,6 +41,8 @@ typedef struct {
     int64_t texts;
     int64_t dim; /* leading columns to compute */
     float *out;  /* (texts, dim) */
+    uint8_t *finite; /* of float rows, 1 where a row was looked at; else NULL */
+    int halves;      /* whether the rows are float16 */
 } Job;
 
 static inline void fetch(const Job *job, int64_t token, int64_t bytes) {
@@ -62,7 +66,23 @@ static inline float from_half(uint16_t half) {
     return value;
 }
 
-/* One function per kind of row. It returns -1, the first id beyond the table, or BEYOND_IDS.
+/* Whether a row of floats holds neither NaN nor infinity, which have the largest exponent. */
+static int finite_row(const Job *job, uint32_t id) {
+    const void *row = job->rows + id * job->stride;
+    const uint16_t *halves = row;
+    const uint32_t *floats = row;
+    int bad = 0;
+    if (job->halves) {
+        for (int64_t c = 0; c < job->stride / 2; c++) bad |= (~halves[c] & 0x7c00) == 0;
+    } else {
+        for (int64_t c = 0; c < job->stride / 4; c++) bad |= (~floats[c] & 0x7f800000u) == 0;
+    }
+    job->finite[id] = !bad;
+    return !bad;
+}
+
+/* One function per kind of row. It returns -1, the first id beyond the table, BEYOND_IDS, or
+   NOT_FINITE minus a row.
    Rows are added four at a time, in order, which saves three quarters of the traffic to `out`.
    STEP(c, e, s) adds column c (of int4: 2c and 2c + 1) of the row e with the scale s. TAIL adds the
    last column of an int4 row where `dim` is odd. */
@@ -72,7 +92,7 @@ static inline float from_half(uint16_t half) {
         for (int64_t text = 0; text < job->texts; text++) {                           \
             float *restrict out = job->out + text * dim;                              \
             const int64_t first = job->offsets[text], last = job->offsets[text + 1];  \
-            if (first < 0 || last > job->tokens) return BEYOND_IDS;                   \
+            if (first < 0 || last < first || last > job->tokens) return BEYOND_IDS;   \
             memset(out, 0, dim * sizeof(float));                                      \
             for (int64_t token = first; token < last;) {                              \
                 const int n = last - token < 4 ? 1 : 4;                               \
@@ -81,6 +101,8 @@ static inline float from_half(uint16_t half) {
                 for (int k = 0; k < n; k++, token++) {                                \
                     const uint32_t id = job->ids[token];                              \
                     if (id >= job->count) return id;                                  \
+                    if (job->finite && !job->finite[id] && !finite_row(job, id))      \
+                        return NOT_FINITE - (int64_t)id;                              \
                     fetch(job, token + AHEAD, bytes);                                 \
                     e[k] = (const TYPE *)(job->rows + id * job->stride);              \
                     if (job->scales) s[k] = job->scales[id];                          \
@@ -133,12 +155,12 @@ POOL(pool_int4, uint8_t, (dim + 1) / 2, dim / 2, LOAD_PAIR, ADD_INT4, STORE_PAIR
 static int64_t (*const POOLS[])(const Job *) = {pool_float32, pool_float16, pool_int8, pool_int4};
 
 static PyObject *pool(PyObject *self, PyObject *args) {
-    Py_buffer rows, scales, ids, offsets, out;
+    Py_buffer rows, scales, ids, offsets, out, finite;
     int kind;
     Py_ssize_t count, dim;
     int64_t beyond = BEYOND_IDS;
-    if (!PyArg_ParseTuple(args, "iny*z*y*y*w*n", &kind, &count, &rows, &scales, &ids, &offsets,
-                          &out, &dim))
+    if (!PyArg_ParseTuple(args, "iny*z*y*y*w*nw*", &kind, &count, &rows, &scales, &ids, &offsets,
+                          &out, &dim, &finite))
         return NULL;
     const Job job = {
         .rows = rows.buf,
@@ -151,10 +173,14 @@ static PyObject *pool(PyObject *self, PyObject *args) {
         .texts = offsets.len / 8 - 1,
         .dim = dim,
         .out = out.buf,
+        .finite = kind < 2 ? finite.buf : NULL,
+        .halves = kind == 1,
     };
-    const int64_t bytes[] = {4 * dim, 2 * dim, dim, (dim + 1) / 2};
-    const int fits = kind >= 0 && kind <= 3 && dim > 0 && bytes[kind] <= job.stride &&
-                     (kind < 2 || scales.len == 4 * count) && out.len == 4 * dim * job.texts;
+    /* Bounded first, and divided: a product too large for 64 bits passes for none. */
+    const int64_t bits[] = {32, 16, 8, 4}, most = 8 * job.stride;
+    const int fits = kind >= 0 && kind <= 3 && dim > 0 && dim <= most / bits[kind] &&
+                     (kind < 2 ? finite.len == count : scales.len == 4 * count) && job.texts >= 0 &&
+                     out.len % (4 * dim) == 0 && out.len / (4 * dim) == job.texts;
     if (fits) {
         Py_BEGIN_ALLOW_THREADS
         beyond = POOLS[kind](&job);
@@ -165,6 +191,7 @@ static PyObject *pool(PyObject *self, PyObject *args) {
     PyBuffer_Release(&ids);
     PyBuffer_Release(&offsets);
     PyBuffer_Release(&out);
+    PyBuffer_Release(&finite);
     if (beyond == BEYOND_IDS) {
         PyErr_SetString(PyExc_ValueError, "rows, scales, ids, offsets and out do not fit");
         return NULL;
@@ -174,11 +201,16 @@ static PyObject *pool(PyObject *self, PyObject *args) {
 
 static PyMethodDef METHODS[] = {
     {"pool", pool, METH_VARARGS,
-     "pool(kind, count, rows, scales, ids, offsets, out, dim) -> first id beyond the table, or -1\n\n"
+     "pool(kind, count, rows, scales, ids, offsets, out, dim, finite) -> -1, the first id beyond the "
+     "table, or -3 minus a row that is not finite\n\n"
      "See sse/model/table.py, the only caller."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_table", NULL, -1, METHODS,
                                     NULL, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__table(void) { return PyModule_Create(&MODULE); }
+PyMODINIT_FUNC PyInit__table(void) {
+    PyObject *module = PyModule_Create(&MODULE);
+    if (module != NULL && PyModule_AddIntConstant(module, "VERSION", VERSION) < 0) Py_CLEAR(module);
+    return module;
+}

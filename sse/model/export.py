@@ -30,6 +30,7 @@ from sse.model.card import write_card
 from sse.model.folder import FORMAT, check_target
 from sse.model.model import SSE
 from sse.model.norm_forms import NORM_FORMS, Diagonal, Standard
+from sse.model.table import check_finite
 
 # Settings of the native modules that name the vector they map; ours map the text's.
 DEFAULT_NAMES = ("module_input_name", "module_output_name")
@@ -118,6 +119,7 @@ def native_modules(module: SSE) -> list[nn.Module]:
 def _table(module: SSE) -> modules.StaticEmbedding:
     """The native module of table and tokenizer, which cuts texts at `max_tokens`."""
     table = module.embedding.weight.detach().float().cpu().contiguous()
+    check_finite(table.numpy())
     tokenizer = copy.deepcopy(module.tokenizer)
     if module.text_tokenizer.max_tokens:
         tokenizer.enable_truncation(module.text_tokenizer.max_tokens)

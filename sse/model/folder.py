@@ -181,7 +181,7 @@ def _rows(root: Path, tensors: dict[str, NDArray[Any]]) -> EmbeddingTable:
         raise UserError(f"{root}: the table has shape {table.shape}, expected (V, D)")
     if scales is not None and not np.isfinite(scales).all():
         raise UserError(f"{root}: the table's scales hold NaN or infinite values: export again")
-    return EmbeddingTable(table, scales)
+    return EmbeddingTable(table, scales, f"the table of {root}")
 
 
 def _vectors(

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sse.model.export import export
 from sse.model.folder import ModelFolder, read_folder
 from sse.model.model import SSE
+from sse.model.table import check_finite
 from sse.text.tokenizer import load_tokenizer
 
 
@@ -59,7 +60,8 @@ def build(folder: ModelFolder) -> SSE:
     tokenizer = load_tokenizer(str(folder.tokenizer), max_tokens=folder.max_tokens)
     rows, dim = folder.table.shape
     folder.check_tokenizer(tokenizer.vocab_size)
-    table = torch.from_numpy(np.array(folder.table, np.float32))
-    module = SSE(tokenizer, dim, folder.norm, table=table)
+    table = np.array(folder.table, np.float32)
+    check_finite(table, folder.rows.name)
+    module = SSE(tokenizer, dim, folder.norm, table=torch.from_numpy(table))
     module.norm.load_vectors({name: torch.from_numpy(v) for name, v in folder.vectors.items()})
     return module

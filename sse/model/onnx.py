@@ -20,6 +20,7 @@ from sse.common.files import atomic_file
 from sse.model.folder import ModelFolder, read_folder
 from sse.model.norm_forms import LAYERNORM_EPS, NORM_FORMS, TINY, Diagonal, Standard
 from sse.model.quantise import truncate
+from sse.model.table import check_finite
 
 OPSET, IR_VERSION = 18, 9  # onnxruntime 1.15 and onnxruntime-web read these
 MAX_BYTES = 2**31 - 2**20  # of a table: a protobuf file holds 2 GB
@@ -63,6 +64,7 @@ def export_onnx(
 def _graph(onnx: Any, model: ModelFolder) -> Any:
     """The ONNX model, for B texts of T tokens; padding adds zeros to a matrix product."""
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    check_finite(model.table, model.rows.name)
     values: dict[str, Any] = {"table": model.table, **model.vectors}
     node = helper.make_node
     norm, constants = _norm(node, model.norm)

@@ -26,7 +26,7 @@ from sse.common.errors import UserError
 from sse.common.files import atomic_folder, write_json
 from sse.model.folder import FORMAT, Q4_REST, Q4_TABLE, ModelFolder, check_target, read_folder
 from sse.model.norm_forms import NORM_FORMS
-from sse.model.table import ROW_KINDS, EmbeddingTable
+from sse.model.table import ROW_KINDS, EmbeddingTable, check_finite
 
 PRECISIONS = ("float32", "int8", "binary")  # of vectors
 
@@ -47,8 +47,7 @@ def quantise_rows(
     table = np.asarray(table, np.float32)
     if kind not in ROW_KINDS:
         raise UserError(f"rows '{kind}': choose one of {', '.join(ROW_KINDS)}")
-    if not np.isfinite(table).all():
-        raise UserError("the table holds NaN or infinite values: is the model trained?")
+    check_finite(table)
     if kind == "float32":
         return table, None
     largest = np.abs(table).max(axis=1)

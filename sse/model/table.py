@@ -20,7 +20,11 @@ try:
     _table: Any = import_module("sse.model._table")
 except ImportError:  # not compiled: no C compiler at installation
     _table = None
+if getattr(_table, "VERSION", 1) != 2:  # compiled from other sources: install again
+    _table = None
 
+NOT_FINITE = -3  # as in _table.c
+CHECKED_ROWS = 4096  # at a time, so that the check takes little memory
 ROW_KINDS = {"float32": 0, "float16": 1, "int8": 2, "int4": 3}  # numbered as in _table.c
 
 
@@ -30,6 +34,7 @@ class EmbeddingTable:
     Args:
         rows: (V, D) float32, float16 or int8; (V, D / 2) uint8 for int4.
         scales: (V,) float32 for int8 (w = q * scale) and int4 (w = (q / 7.5 - 1) * scale).
+        name: what errors call it.
 
     Attributes:
         kind: `float32`, `float16`, `int8` or `int4`.
@@ -41,12 +46,19 @@ class EmbeddingTable:
         UserError: scales that are missing, unneeded or of another number than the rows.
     """
 
-    def __init__(self, rows: NDArray[Any], scales: NDArray[np.float32] | None = None) -> None:
+    def __init__(
+        self,
+        rows: NDArray[Any],
+        scales: NDArray[np.float32] | None = None,
+        name: str = "the table",
+    ) -> None:
+        self.name = name
         self.kind = "int4" if rows.dtype == np.uint8 else str(rows.dtype)
         if self.kind not in ROW_KINDS:
             rows, self.kind = rows.astype(np.float32), "float32"
         self.shape: tuple[int, int] = (len(rows), rows.shape[1] * (2 if self.kind == "int4" else 1))
-        self.rows = np.ascontiguousarray(rows)
+        self.rows = np.require(rows, None, ["C", "ALIGNED"])
+        self._finite = np.zeros(len(rows), np.uint8)  # 1 where a row of floats was looked at
         self.scales = None if scales is None else np.ascontiguousarray(scales, np.float32).ravel()
         self.nbytes = rows.nbytes + (0 if self.scales is None else self.scales.nbytes)
         if (self.kind in ("int8", "int4")) != (self.scales is not None):
@@ -86,17 +98,19 @@ class EmbeddingTable:
             out: (n, d) float32, contiguous, d <= D.
 
         Raises:
-            UserError: an id beyond the table.
+            UserError: an id beyond the table, or a row that holds NaN or infinite values.
         """
         if self.compiled:
             if ids.dtype.itemsize != 4 or not ids.flags.c_contiguous:
                 ids = np.ascontiguousarray(ids, np.uint32)
             beyond = _table.pool(
                 ROW_KINDS[self.kind], len(self.rows), self.rows, self.scales,
-                ids, offsets, out, out.shape[1],
+                ids, offsets, out, out.shape[1], self._finite,
             )  # fmt: skip
         else:
             beyond = self._mean(ids, offsets, out)
+        if beyond <= NOT_FINITE:
+            raise not_finite(self.name, NOT_FINITE - beyond)
         if beyond >= 0:
             raise UserError(
                 f"token id {beyond} is beyond the table's {len(self.rows)} rows: "
@@ -106,7 +120,7 @@ class EmbeddingTable:
     def _mean(
         self, ids: NDArray[np.integer], offsets: NDArray[np.int64], out: NDArray[np.float32]
     ) -> int:
-        """`mean` without the C module: the largest id beyond the table, or -1."""
+        """`mean` without the C module: what `_table.pool` returns."""
         ids = ids[offsets[0] : offsets[-1]]
         offsets = offsets - offsets[0]
         dim = out.shape[1]
@@ -118,4 +132,23 @@ class EmbeddingTable:
         for text in range(len(out)):
             np.add.reduce(rows.take(ids[ends[text] : ends[text + 1]], 0), 0, out=out[text])
         out /= lengths[:, None]
+        if not np.isfinite(out).all():
+            faulty = ~np.isfinite(self.rows[ids]).all(1)
+            if faulty.any():
+                return NOT_FINITE - int(ids[faulty.argmax()])
         return -1
+
+
+def not_finite(name: str, row: int) -> UserError:
+    """The error for a table's row that holds NaN or infinite values."""
+    return UserError(
+        f"{name} holds NaN or infinite values in row {row}: train or export the model again"
+    )
+
+
+def check_finite(table: NDArray[np.floating], name: str = "the table") -> None:
+    """UserError for the first row of a table (V, D) that holds NaN or infinite values."""
+    for start in range(0, len(table), CHECKED_ROWS):
+        finite = np.isfinite(table[start : start + CHECKED_ROWS]).all(1)
+        if not finite.all():
+            raise not_finite(name, start + int(finite.argmin()))

@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, first_line
 from sse.common.files import atomic_file
 from sse.text.records import Record
 
@@ -97,6 +97,14 @@ def check_target(target: str | os.PathLike[str], force: bool) -> None:
         raise UserError(f"{target} exists: give another name, or `force` to replace it")
 
 
+def check_kept(names: Sequence[str], with_text: bool) -> None:
+    """Raise UserError for a kept column whose name the output needs for itself."""
+    own = ("text", "vector") if with_text else ("vector",)
+    for name in names:
+        if name in own:
+            raise UserError(f"`keep` {name}: the output has its own column of that name")
+
+
 class _JsonLines:
     def __init__(self, file: IO[str], with_text: bool) -> None:
         self.file, self.with_text = file, with_text
@@ -148,9 +156,7 @@ class _Parquet:
         columns: dict[str, Any] = {}
         if rows:
             names = rows[0].columns
-            columns = {
-                name: pa.array([_storable(row.columns[name]) for row in rows]) for name in names
-            }
+            columns = {name: self._column(name, rows) for name in names}
         if self.with_text:
             columns["text"] = pa.array([_storable(row.text) for row in rows], pa.large_string())
         flat = pa.array(np.ascontiguousarray(vectors).ravel())
@@ -160,11 +166,28 @@ class _Parquet:
         if self.count >= GROUP:
             self._flush()
 
+    def _column(self, name: str, rows: Sequence[Record]) -> Any:
+        """The kept values of one name; UserError where parquet holds no such mixture."""
+        values = [_storable(row.columns[name]) for row in rows]
+        with self._mixtures_named(f"{rows[0].where} and the rows after it: `keep` {name}"):
+            return self.pa.array(values)
+
+    @contextlib.contextmanager
+    def _mixtures_named(self, place: str) -> Iterator[None]:
+        """Raise UserError for values of several kinds, or of none that parquet knows."""
+        try:
+            yield
+        except (self.pa.ArrowException, OverflowError) as error:
+            reason = f"holds values that fit no column of parquet ({first_line(error)})"
+            raise UserError(f"{place} {reason}: write jsonl instead") from None
+
     def _flush(self) -> None:
-        table = self.pa.concat_tables(self.tables, promote_options="permissive")
-        if self.file is None:
-            self.file = parquet_writer(self.path, table.schema)
-        self.file.write_table(table.cast(self.file.schema))
+        with self._mixtures_named(f"{self.path.name}: a column of `keep`"):
+            table = self.pa.concat_tables(self.tables, promote_options="permissive")
+            if self.file is None:
+                self.file = parquet_writer(self.path, table.schema)
+            table = table.cast(self.file.schema)
+        self.file.write_table(table)
         self.tables, self.count = [], 0
 
     def close(self) -> None:

@@ -171,6 +171,11 @@ def load_tokenizer(spec: str, *, max_tokens: int | None = None, fast: bool = Tru
         raise
     except BaseException as error:  # Rust raises bare Exception, and a panic is not even that
         raise UserError(f"{path}: not a tokenizer.json ({error}); give another one") from error
+    if getattr(tokenizer.model, "dropout", None):
+        raise UserError(
+            f"{path} has dropout {tokenizer.model.dropout}, so a text gets other ids each time: "
+            "set it to null there"
+        )
     return TextTokenizer(tokenizer, max_tokens, fast)
 
 

@@ -142,6 +142,10 @@ class SSEModule(L.LightningModule):
         """Anchors, positives and negatives pooled as one bag, then the loss of the own queries."""
         pairs: int = batch["pairs"]
         vectors = self.pool(batch)
+        if self.trainer.datamodule.empty_texts:
+            # Such a vector may be 0, and the gradient of its direction 1e12.
+            empty = batch["offsets"].diff() == 0
+            vectors = torch.where(empty[:, None], vectors.detach(), vectors)
         # Logits in float32 under any precision: 20 * cosine in bfloat16 has steps of 0.125.
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))

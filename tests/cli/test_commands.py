@@ -137,13 +137,15 @@ BAD_COMMANDS = [
     (["encode", "t.parquet", "o.npy", "--column", "id"], "'id' holds int64"),
     (["encode", "t.txt", "o.npy", "--column", "x"], "plain lines have no column"),
     (["encode", "t.jsonl", "o.npy", "--keep", "id"], "npy holds vectors only"),
-    (["encode", "t.jsonl", "o.npy", "--batch-size", "0"], "--batch-size is 0"),
+    (["encode", "t.jsonl", "o.jsonl", "--keep", "id", "--keep", "vector"], "--keep vector: the"),
+    (["encode", "t.jsonl", "o.jsonl", "--keep", "text"], "--keep text: the output has its own"),
+    (["encode", "t.jsonl", "o.npy", "--batch-size", "0"], "--batch-size: 0: give at least 1"),
     (["encode", "t.jsonl", "o.npy", "--prompt", "q"], "--prompt 'q'"),
     (["encode", "t.jsonl", "o.npy", "--frob"], "unrecognized arguments: --frob"),
     (["encode", "t.jsonl", "o.npy", "-m", "."], "model.safetensors is missing"),
     (["info", "nothing"], "nothing is no folder"),
     (["export", "MODEL", "."], "exists"),
-    (["export", "MODEL", "new", "--rows", "int8", "--dim", "0"], "dim 0 is no prefix"),
+    (["export", "MODEL", "new", "--rows", "int8", "--dim", "0"], "--dim: 0: give at least 1"),
     (["export", "MODEL", "m.onnx", "--rows", "int8"], "float32 rows"),
     (["evaluate", "nothing"], "nothing: no such folder"),
     (["evaluate", "MODEL"], "nothing to evaluate on"),
@@ -151,7 +153,7 @@ BAD_COMMANDS = [
     (["index", "t.jsonl", "t.npy"], "t.npy exists: give another name, or --force to replace it"),
     (["index", "empty", "o"], "no text file in it"),
     (["search", "t.npy", "red"], "no index, or a damaged one"),
-    (["search", "t.npy", "red", "-k", "0"], "-k 0"),
+    (["search", "t.npy", "red", "-k", "0"], "-k: 0: give at least 1"),
     (["frobnicate"], "'frobnicate' is no command"),
 ]
 
@@ -328,3 +330,28 @@ def test_export_replaces_a_model_folder_only_with_force(model, tmp_path, capsys)
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     assert main(["export", model, str(tmp_path / "mine"), "--rows", "int8", "--force"]) == 2
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+ODD = [
+    [{"a": 1}, "x"],
+    [1, "x"],
+    [2**70],
+    [2**63, -1],
+    [[1], 1],
+]
+
+
+@pytest.mark.parametrize("batch", ["1", "100"])
+@pytest.mark.parametrize("values", ODD, ids=str)
+def test_kept_values_that_fit_no_column_are_one_line_and_others_stay(
+    model, tmp_path, capsys, values, batch
+):
+    lines = [json.dumps({"text": "red", "a": "b", "id": value}) for value in values]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    options = ["-m", model, "--batch-size", batch, "--keep", "a", "--keep", "id", "--quiet"]
+    command = ["encode", str(tmp_path / "t.jsonl")]
+    code, line = failure(capsys, [*command, tmp_path / "o.parquet", *options])
+    assert code == 2 and "--keep" in line and "write jsonl instead" in line
+    assert main([*command, str(tmp_path / "o.jsonl"), *options]) == 0
+    records = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [(r["a"], r["id"]) for r in records] == [("b", value) for value in values]

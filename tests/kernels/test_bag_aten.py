@@ -178,3 +178,11 @@ def test_arguments_that_do_not_go_together_are_refused():
     ]:  # fmt: skip
         with pytest.raises(error, match=message):
             call(**new)
+
+
+def test_float16_sums_are_held_in_float32():
+    weight = torch.full((3, 4), 100.0, dtype=torch.float16)
+    ids, offsets = torch.zeros(5_000, dtype=torch.int64), torch.tensor([0, 5_000])
+    assert (k.bag_mean(weight, ids, offsets) == 100).all()
+    with pytest.raises(IndexError):
+        k.bag_mean(weight, ids + 3, offsets)

@@ -224,3 +224,43 @@ def test_what_does_not_go_together_is_one_clear_line(documents, options, words):
     with pytest.raises(UserError, match=words) as error:
         matryoshka_loss(torch.zeros(4, 8), documents, **{"dims": [8], **options})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0xFFFFFFFF, 0x7F800001])
+def test_any_nan_stays_nan(bits, way):
+    q, d = vectors(4, 2, 8)
+    with torch.no_grad():
+        d.view(torch.int32)[3, 5] = bits - (1 << 32 if bits >> 31 else 0)
+    documents = torch.cat([d, d])  # also among the hard negatives
+    value, gradients = ours([q, documents], [8, 4])
+    assert value.isnan()
+    assert gradients[0].isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+@pytest.mark.parametrize("backend", ["tiled", "dense"])
+def test_sixteen_bit_vectors_have_the_loss_of_their_float32_copies(dtype, backend):
+    columns = [x.detach().to(dtype).requires_grad_() for x in vectors(64, 2, 32)]
+    columns[0].data[0] = 300  # its square is infinite in float16
+    columns[1].data[1] = 0
+    wide = [x.detach().float().requires_grad_() for x in columns]
+    ids = (torch.arange(64) % 60, torch.arange(64) + 100)
+    value, gradients = ours(columns, [32, 8], backend=backend, text_ids=ids)
+    expected, wide_gradients = ours(wide, [32, 8], backend=backend, text_ids=ids)
+    assert value.dtype == torch.float32 and torch.equal(value, expected)
+    for got, wanted in zip(gradients, wide_gradients, strict=True):
+        assert torch.equal(got, wanted.to(dtype))
+
+
+@pytest.mark.parametrize("options", [{"weights": [1.0, 2.0]}, {"tile": 0}])
+def test_weights_and_tiles_that_do_not_fit_are_one_clear_line(options):
+    with pytest.raises(UserError, match="`weights`"):
+        matryoshka_loss(torch.zeros(4, 8), torch.zeros(4, 8), [8], **options)
+
+
+def test_weights_may_be_a_tensor():
+    q, d = vectors(4, 2, 8)
+    assert torch.equal(
+        matryoshka_loss(q, d, [8, 4], torch.tensor([1.0, 2.0])),
+        matryoshka_loss(q, d, [8, 4], [1.0, 2.0]),
+    )

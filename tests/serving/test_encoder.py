@@ -213,3 +213,38 @@ def test_info_says_which_tokenizer_and_why(folder):
     info = Encoder(folder, fast=False).info()
     assert (info["tokenizer"], info["tokenizer_because"]) == ("tokenizers", "asked for")
     assert json.loads(json.dumps(info))["table_bytes"] == 48 * 4 * info["vocabulary"]
+
+
+@pytest.mark.parametrize("rows", ["float32", "float16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_is_named_where_a_text_needs_it(tokenizer, pooling, rows, value):
+    table = np.ones((tokenizer.vocab_size, 8), rows)
+    faulty, sound = tokenizer.encode(["red circle"]).ids[:2]
+    table[faulty, 3] = value
+    small = pool.EmbeddingTable(table, name="the table of m")
+    out = np.empty((1, 8), np.float32)
+    for _ in range(2):
+        small.mean(np.array([sound]), np.array([0, 1]), out)
+        assert (out == 1).all()
+        with pytest.raises(UserError, match=f"^the table of m holds NaN or .* in row {faulty}:"):
+            small.mean(np.array([sound, faulty]), np.array([0, 2]), out)
+
+
+@pytest.mark.parametrize("way", [sse.load, lambda folder: sse.export(sse.load(folder), "never")])
+def test_a_table_that_is_not_finite_is_neither_loaded_nor_written(way, tokenizer, tmp_path):
+    import torch
+
+    model = sse.SSE(tokenizer, 8, "none", seed=0)
+    folder = sse.export(model, tmp_path / "model")
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-4:] = np.float32(np.nan).tobytes()
+    file.write_bytes(data)
+    unseal(folder)
+    with pytest.raises(UserError, match="NaN or infinite values in row"):
+        way(folder)
+    with torch.no_grad():
+        model.embedding.weight[3, 3] = torch.nan
+    with pytest.raises(UserError, match="NaN or infinite values in row 3"):
+        sse.export(model, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -187,3 +187,13 @@ def test_a_tokenizer_that_cannot_do_what_it_is_asked_to_is_one_line(tmp_path):
     Tokenizer(WordPiece({"red": 0}, unk_token="[UNK]")).save(str(tmp_path / "t.json"))
     with pytest.raises(UserError, match=r"the tokenizer fails \(.*UNK"):
         load_tokenizer(str(tmp_path / "t.json")).encode(["blue"])
+
+
+def test_a_tokenizer_that_draws_lots_is_refused(tmp_path):
+    model = {"type": "BPE", "dropout": 0.5, "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"model": model}))
+    with pytest.raises(UserError, match=r"has dropout 0\.5"):
+        load_tokenizer(str(path))
+    path.write_text(json.dumps({"model": model | {"dropout": None}}))
+    assert load_tokenizer(str(path)).encode(["ab"]).ids.tolist() == [2]

@@ -211,3 +211,17 @@ def test_held_out_pairs_depend_on_their_text_alone_and_never_train():
     assert not set(ids[kept].ravel().tolist()) & set(ids[rows].ravel().tolist())
     assert len(kept) + len(rows) == 500
     assert [len(r) for r in hold_out([ids[:50]], 1000)] == [5], "a tenth at most"
+
+
+def test_a_text_without_tokens_teaches_nothing(options, tmp_path, capsys):
+    """A zero vector's direction has a gradient of 1e12, which Adam would remember for the run."""
+    pairs = tmp_path / "pairs.jsonl"
+    lines = pairs.read_text().splitlines()
+    empty = json.dumps({"anchor": "\u200b", "positive": "red circle"})
+    pairs.write_text("\n".join([*lines, *[empty] * 20]))
+    out = tmp_path / "run"
+    main([*options, "--trainer.max_steps=3", "--eval.baselines=false", f"--out={out}"])
+    state = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+    moments = state["optimizer_states"][0]["state"].values()
+    assert max(moment["exp_avg_sq"].max().item() for moment in moments) < 1
+    assert "20 texts have no token" in capsys.readouterr().out
