@@ -28,11 +28,15 @@ BATCH_SIZES = whole(2, why="since a batch's other pairs are its negatives")
 
 
 class SSEDataModule(L.LightningDataModule):
-    """Pairs to train on; with neither `paths` nor `sets`, docstrings of the installed packages.
+    """Pairs to train on; without any, docstrings of the installed packages.
 
     Args:
         paths: jsonl, jsonl.gz, csv and parquet files, folders, globs, or hf:NAME.
         sets: the same in long form, with columns and a cap for each.
+        documents: folders or files of documents without labels; pairs are made of them.
+        document_pairs: which kinds of such pairs: question, heading, title, first, neighbour; null
+            for all.
+        strict: refuse a folder of documents of which something cannot be read.
         tokenizer: `train` (WordPiece on these pairs), a hub name, or the path of a tokenizer.json.
         vocab_size: largest vocabulary to train; null for 30,522, or for 12,000 on the docstrings,
             where that is better at every dimension.
@@ -55,6 +59,9 @@ class SSEDataModule(L.LightningDataModule):
         self,
         paths: list[str] | str | None = None,
         sets: list[SetSpec] | None = None,
+        documents: list[str] | str | None = None,
+        document_pairs: list[str] | None = None,
+        strict: bool = False,
         tokenizer: str = "train",
         vocab_size: Annotated[int, whole(2, 10_000_000)] | None = None,
         max_tokens: Annotated[int, whole(1)] | None = None,

@@ -40,6 +40,7 @@ class PairSet:
     dataset: Any  # the `datasets.Dataset` that holds the rows
     sources: tuple[Column, ...]  # of each role
     report: tuple[str, ...] = ()  # lines that a run may print about the set
+    groups: np.ndarray | None = None  # each row's document, as a number; held out as a whole
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -74,6 +75,7 @@ def make_pair_set(
     sources: Sequence[Column],
     report: Sequence[str] = (),
     fingerprint: str | None = None,
+    groups: np.ndarray | None = None,
 ) -> PairSet:
     """A `PairSet` over a `datasets.Dataset` whose columns are known to be texts without nulls.
 
@@ -85,7 +87,7 @@ def make_pair_set(
         roles.append(f"negative_{len(roles) - 1}" if negative else source.role)
     dataset = dataset.select_columns(list(dict.fromkeys(source.name for source in sources)))
     fingerprint = fingerprint or _fingerprint(dataset, sources)
-    return PairSet(name, tuple(roles), fingerprint, dataset, tuple(sources), tuple(report))
+    return PairSet(name, tuple(roles), fingerprint, dataset, tuple(sources), tuple(report), groups)
 
 
 def load_sets(

@@ -5,6 +5,7 @@ Everything slow happens here, once. The cache folder keeps what the next run nee
 CACHE/sets/KEY.json         the columns of a set and the hash of its texts, once they were checked
 CACHE/NAME-KEY/             the tokens of a set: see `sse.data.token_cache`
 CACHE/tokenizers/KEY.json   a tokenizer trained on the pairs
+CACHE/documents-KEY.parquet   the pairs made of a folder of documents
 CACHE/docstrings-KEY.parquet  the pairs of the installed packages
 """
 
@@ -20,9 +21,11 @@ from typing import Any
 from sse.common.digests import is_whole, write_digest
 from sse.data.batch_plan import Rows
 from sse.data.docstring_pairs import embedded_pairs
+from sse.data.document_pairs import document_pairs
 from sse.data.pair_set import PairSet, load_sets
 from sse.data.split import choose, hold_out, train_rows
 from sse.data.token_cache import TokenizedSet, tokenize_set
+from sse.documents.pairs import KINDS
 from sse.text.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
 
 
@@ -40,25 +43,35 @@ class Prepared:
 def prepare(options: Any, say: Callable[[str], None] = print) -> Prepared:
     """The data that the options (`SSEDataModule.hparams`) name; `say` takes lines of progress."""
     cache = cache_folder(options.cache)
-    paths = [options.paths] if isinstance(options.paths, str) else options.paths or []
-    specs = [*paths, *(options.sets or [])]
-    if specs:
-        pairs = load_sets(specs, cap=options.cap, say=say, cache=cache)
-    else:
-        pairs = [embedded_pairs(cache, say)]
+    pairs = _read(options, cache, say)
     if options.tokenizer == "train":
-        size = options.vocab_size or (30_522 if specs else 12_000)
+        own = options.paths or options.sets or options.documents
+        size = options.vocab_size or (30_522 if own else 12_000)
         source = str(_trained_tokenizer(pairs, size, cache, say))
     else:
         source = options.tokenizer
     tokenizer = load_tokenizer(source, max_tokens=options.max_tokens)
     sets = [tokenize_set(each, tokenizer, cache) for each in pairs]
     text_ids = [each.text_ids for each in sets]
-    heldout = hold_out(text_ids, options.holdout)
+    heldout = hold_out(text_ids, options.holdout, [each.groups for each in pairs])
     training = [train_rows(ids, rows) for ids, rows in zip(text_ids, heldout, strict=True)]
     if options.pairs is not None:
         training = choose(text_ids, training, options.pairs)
     return Prepared(tokenizer, pairs, sets, heldout, training)
+
+
+def _read(options: Any, cache: Path, say: Callable[[str], None]) -> list[PairSet]:
+    """The sets of pairs, those of documents last; without any, the installed packages' one."""
+    specs = [*_listed(options.paths), *(options.sets or [])]
+    pairs = load_sets(specs, cap=options.cap, say=say, cache=cache) if specs else []
+    for path in _listed(options.documents):
+        kinds = options.document_pairs or KINDS
+        pairs.append(document_pairs(path, cache, kinds, options.strict, say))
+    return pairs or [embedded_pairs(cache, say)]
+
+
+def _listed(paths: list[str] | str | None) -> list[str]:
+    return [paths] if isinstance(paths, str) else paths or []
 
 
 def cache_folder(folder: str | None = None) -> Path:

@@ -160,7 +160,10 @@ def _find_local(spec: SetSpec) -> list[Source]:
             return [Source(spec, spec.name or path.name, spec.path)]
         files = [file for file in sorted(path.rglob("*")) if _is_data(file.relative_to(path), file)]
         if not files:
-            raise UserError(f"{path}: the folder holds no {KINDS} file")
+            raise UserError(
+                f"{path}: the folder holds no {KINDS} file; documents without labels go to "
+                "`documents`"
+            )
     elif path.exists():
         if kind_of(path) is None:
             raise UserError(f"{path}: unknown kind of file; give {KINDS}")

@@ -5,6 +5,8 @@ So the choice is the same on every machine, in whatever order the pairs come.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sse.common.errors import UserError
@@ -14,18 +16,47 @@ from sse.data.batch_plan import Rows
 HOLDOUT_SHARE = 0.1
 
 
-def hold_out(text_ids: list[np.ndarray], count: int) -> list[Rows]:
+def hold_out(
+    text_ids: list[np.ndarray], count: int, groups: Sequence[np.ndarray | None] = ()
+) -> list[Rows]:
     """Rows to hold out of each set: the pairs with the smallest hash of their text.
 
     `text_ids` holds per set the (n, columns) 64-bit hashes of the texts. Over all sets `count`
-    pairs are held out, at most `HOLDOUT_SHARE` of them.
+    pairs are held out, at most `HOLDOUT_SHARE` of them. A set with `groups` gives whole groups, in
+    proportion to its size.
     """
-    count = min(count, int(sum(map(len, text_ids)) * HOLDOUT_SHARE))
+    total = sum(map(len, text_ids))
+    count = min(count, int(total * HOLDOUT_SHARE))
+    grouped = {at: group for at, group in enumerate(groups) if group is not None}
+    if grouped and count:
+        rest = [ids for at, ids in enumerate(text_ids) if at not in grouped]
+        others = iter(hold_out(rest, count * sum(map(len, rest)) // total))
+        return [
+            hold_out_groups(grouped[at], count * len(ids) // total)
+            if at in grouped
+            else next(others)
+            for at, ids in enumerate(text_ids)
+        ]
     if count == 0:
         return [np.zeros(0, np.int64) for _ in text_ids]
     keys = [_mix(ids[:, 0], ids[:, 1]) for ids in text_ids]
     limit = _smallest(keys, count)
     return [np.flatnonzero(key <= limit) for key in keys]
+
+
+def hold_out_groups(groups: np.ndarray, count: int) -> Rows:
+    """Rows of whole groups, such as documents, to hold out: at most `count` of them.
+
+    Groups are taken in the order of a hash of theirs, while they fit. `groups` holds each row's
+    64-bit number.
+    """
+    numbers, sizes = np.unique(groups, return_counts=True)
+    taken: list[np.uint64] = []
+    for at in np.argsort(_mix(numbers, numbers)):
+        if sizes[at] <= count:
+            taken.append(numbers[at])
+            count -= int(sizes[at])
+    return np.flatnonzero(np.isin(groups, np.array(taken, np.uint64)))
 
 
 def train_rows(text_ids: np.ndarray, heldout: Rows) -> Rows:

@@ -14,7 +14,7 @@ class Paragraph:
 
     text: str
     position: int  # the line at which it starts, from 1, or what `Document.unit` says
-    code: bool = False  # a listing, or a line of source code
+    code: bool = False  # a listing, a table, source code: no prose
 
 
 @dataclass(frozen=True)

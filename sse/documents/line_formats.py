@@ -28,6 +28,7 @@ class Rules:
     ends: Callable[[str, str], bool] = str.startswith  # (line, first line): whether it is the last
     noise: re.Pattern[str] = NEVER  # a line to leave out
     marks: Marks = ()
+    tables: tuple[str, ...] = ()  # how each line of a table or listing begins
 
 
 def underlined(lines: Sequence[str], at: int, marks: str = "=-~^+") -> Heading | None:
@@ -87,9 +88,7 @@ MARKDOWN = Rules(
     _markdown_heading,
     listing=re.compile(r"\s*(```|~~~)"),
     ends=_same,
-    noise=re.compile(
-        r"\s*(?:[|:\-+= ]*[|\-=*_]{3,}[|:\-+= ]*|<!--.*-->|\[[^\]]+\]:\s*\S+.*|:::.*)\s*"
-    ),
+    noise=re.compile(r"\s*(?:[|:\-+= ]*[|\-=*_]{3,}[|:\-+= ]*|\[[^\]]+\]:\s*\S+.*|:::.*)\s*"),
     marks=[
         (r"!\[([^\]]*)\]\([^)]*\)", r"\1"),
         (r"\[([^\]]+)\](?:\([^)]*\)|\[[^\]]*\])", r"\1"),
@@ -98,6 +97,7 @@ MARKDOWN = Rules(
         (r"</?[a-zA-Z][^<>]*>", ""),
         (r"`([^`]+)`", r"\1"),
     ],
+    tables=("|", "    ", "\t"),
 )
 ASCIIDOC = Rules(
     _asciidoc_heading,
@@ -146,7 +146,8 @@ def read_text(text: str, outline: Outline) -> None:
 
 
 def read_markdown(text: str, outline: Outline) -> None:
-    """Markdown, with the title of a YAML head."""
+    """Markdown, with the title of a YAML head; comments are left out."""
+    text = re.sub(r"<!--.*?-->", lambda match: "\n" * match[0].count("\n"), text, flags=re.DOTALL)
     lines = text.splitlines()
     if lines and lines[0].rstrip() == "---" and "---" in (rest := [x.rstrip() for x in lines[1:]]):
         end = rest.index("---") + 2
@@ -184,7 +185,8 @@ def _read(lines: Sequence[str], outline: Outline, rules: Rules) -> None:
     held: list[str] = []
 
     def close() -> None:
-        outline.paragraph(_plain(joined(held), rules.marks), start + 1)
+        listing = bool(held) and all(line.startswith(rules.tables) for line in held)
+        outline.paragraph(_plain(joined(held), rules.marks), start + 1, listing)
         held.clear()
 
     while at < len(lines):

@@ -10,8 +10,12 @@ from sse.documents.document import SEPARATOR, Document, Paragraph, Passage
 
 SIZE = 1_000  # characters
 OVERLAP = 0
-# A sentence ends at these marks before a blank, or at a full-width one.
-_SENTENCE = re.compile(r"(?<=[.!?:;])[\"')\]]*\s+|(?<=[。！？])")
+# A sentence ends at a mark before a blank and no small letter, at a full-width mark, or where the
+# next line begins an item of a list.
+_SENTENCE = re.compile(
+    r"(?<=[.!?])[\"')\]]*\s+(?=[^\sa-z])|(?<=[。！？])|\n(?=\s*(?:[-*+•]|\d+[.)])\s)"
+)
+_LOWER = re.compile(r"(?<=[.!?])[\"')\]]*\s+")  # in a text that has no capital
 
 
 def passages(document: Document, size: int = SIZE, overlap: int = OVERLAP) -> Iterator[Passage]:
@@ -47,7 +51,8 @@ def sentences(text: str) -> list[str]:
     >>> sentences("Feed it daily. Keep it cold! Is it sour?")
     ['Feed it daily. ', 'Keep it cold! ', 'Is it sour?']
     """
-    ends = [match.end() for match in _SENTENCE.finditer(text)]
+    marks = _SENTENCE if not text.islower() else _LOWER
+    ends = [match.end() for match in marks.finditer(text)]
     bounds = [0, *ends, len(text)]
     return [text[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
 

@@ -200,6 +200,8 @@ def evaluate(run: Run) -> dict[str, evaluation.Result]:
     if baselines:
         results["BM25"] = evaluation.evaluate_bm25(collections, progress=True)
     say(format_table(results))
+    if any(pairs.groups is not None for pairs in run.data.pairs):
+        say("held out: whole documents; their queries are made of them, nobody asked them")
     write_report(results, run.folder / "report", figure=baselines)
     return results
 

@@ -1,0 +1,82 @@
+"""A folder of documents as a set of pairs."""
+
+import os
+
+import numpy as np
+import pytest
+
+from sse.common.errors import UserError
+from sse.data.document_pairs import document_pairs
+from sse.data.split import hold_out
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """Twenty notes of several sections each, and a picture."""
+    root = tmp_path / "notes"
+    root.mkdir()
+    for n in range(20):
+        word = "".join(chr(97 + int(digit)) * 3 for digit in f"{n:02}")
+        body = f"About {word} there is much to say. It is {word} that grows here. Water it, {word}."
+        parts = "".join(
+            f"\n## Care of {word} number {i}\n\n{i} {body} {word} {i}.\n" for i in "abc"
+        )
+        (root / f"{n}.md").write_text(f"# The plant {word}\n\n{body}\n{parts}")
+    (root / "x.png").write_bytes(b"\x89PNG")
+    return root
+
+
+def test_the_pairs_know_their_documents_and_come_from_the_cache_again(notes, tmp_path):
+    said = []
+    found = document_pairs(str(notes), tmp_path, say=said.append)
+    assert said[0].endswith("20 documents; 1 left out (.png 1 no known format)")
+    assert said[1].startswith("pairs made of them: heading 60")
+    assert found.columns == ("anchor", "positive")
+    assert len(np.unique(found.groups)) == 20
+    for path in notes.glob("*.md"):
+        path.chmod(0)  # not read again
+    said_again = []
+    again = document_pairs(str(notes), tmp_path, say=said_again.append)
+    assert again.fingerprint == found.fingerprint
+    assert said_again == said
+
+
+def test_a_changed_file_gives_other_pairs(notes, tmp_path):
+    found = document_pairs(str(notes), tmp_path)
+    (notes / "0.md").write_text("# Another plant\n\nIt grows well here. It needs no water. " * 3)
+    assert document_pairs(str(notes), tmp_path).fingerprint != found.fingerprint
+
+
+def test_whole_documents_are_held_out(notes, tmp_path):
+    found = document_pairs(str(notes), tmp_path)
+    ids = np.arange(2 * len(found), dtype=np.uint64).reshape(-1, 2)
+    (held,) = hold_out([ids], 1000, [found.groups])
+    assert 0 < len(held) <= len(found) // 10
+    assert not set(found.groups[held]) & set(np.delete(found.groups, held))
+
+
+def test_a_set_of_documents_beside_one_of_pairs_gives_its_share(notes, tmp_path):
+    found = document_pairs(str(notes), tmp_path)
+    ids = np.random.default_rng(0).integers(0, 2**63, (2, len(found), 2)).astype(np.uint64)
+    plain, grouped = hold_out([*ids], 20, [None, found.groups])
+    assert len(plain) == 10
+    assert 0 < len(grouped) <= 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kinds": ["heading", "head"]}, "'head': choose of question, heading"),
+        ({"strict": True}, "1 left out"),
+    ],
+)
+def test_a_bad_option_or_a_strict_one_is_refused(notes, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        document_pairs(str(notes), tmp_path, **options)
+
+
+def test_documents_without_pairs_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("short")
+    with pytest.raises(UserError, match="1 documents and no pairs"):
+        document_pairs(str(tmp_path), tmp_path / "cache")
+    assert os.listdir(tmp_path / "cache")
