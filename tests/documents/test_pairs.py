@@ -3,7 +3,9 @@
 from sse.documents.document import Document, Paragraph, Section
 from sse.documents.pairs import KINDS, PER_DOCUMENT, make_pairs
 
-FEED = "Feed the starter every day. Keep it in a cold and quiet place. Throw a half of it away."
+FEED = (
+    "Feed the starter every day. Keep it in a cold and quiet place. Throw a half of all of it away."
+)
 SOUR = "It smells sour when it starves. Flour and water mend that within two or three days. Wait."
 LICENCE = "This page may be copied by all who name its author. No warranty is given for the bread."
 
