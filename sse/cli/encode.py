@@ -19,8 +19,9 @@ from sse.text.records import read_records
 def encode(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse encode`."""
     parser.description = (
-        "Encode texts. IN is plain lines, .jsonl, .csv, .tsv (also .gz) or .parquet, - for "
-        "standard input.\nOUT is .parquet, .npy or .jsonl, - for JSON lines on standard output."
+        "Encode texts. IN is .jsonl, .csv, .tsv (also .gz) or .parquet, - for standard input.\n"
+        "Any other file, such as a .txt, is lines of one text each; `sse index` reads documents.\n"
+        "OUT is .parquet, .npy or .jsonl, - for JSON lines on standard output."
     )
     parser.epilog = (
         "examples:\n"

@@ -5,7 +5,7 @@ Everything slow happens here, once. The cache folder keeps what the next run nee
 CACHE/sets/KEY.json         the columns of a set and the hash of its texts, once they were checked
 CACHE/NAME-KEY/             the tokens of a set: see `sse.data.token_cache`
 CACHE/tokenizers/KEY.json   a tokenizer trained on the pairs
-CACHE/documents-KEY.parquet   the pairs made of a folder of documents
+CACHE/documents-KEY.arrow     the pairs made of a folder of documents
 CACHE/docstrings-KEY.parquet  the pairs of the installed packages
 """
 
@@ -66,7 +66,7 @@ def _read(options: Any, cache: Path, say: Callable[[str], None]) -> list[PairSet
     pairs = load_sets(specs, cap=options.cap, say=say, cache=cache) if specs else []
     for path in _listed(options.documents):
         kinds = options.document_pairs or KINDS
-        pairs.append(document_pairs(path, cache, kinds, options.strict, say))
+        pairs.append(document_pairs(path, cache, kinds, options.strict, options.cap, say))
     return pairs or [embedded_pairs(cache, say)]
 
 

@@ -16,6 +16,7 @@ from sse.documents.document import Outline
 from sse.documents.left_out import Unreadable
 from sse.documents.line_formats import read_markdown
 
+LIBRARY = "kreuzberg"
 TYPES = {
     ".pdf": "application/pdf",
     ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
@@ -35,9 +36,9 @@ def read_office(data: bytes, kind: str, outline: Outline) -> None:
         Unreadable: a password, a broken file, parts that unpack to too much, no extra `documents`.
     """
     try:
-        reader = import_extra("kreuzberg")
+        reader = import_extra(LIBRARY)
     except MissingExtra:
-        raise Unreadable("needing the extra `documents`") from None
+        raise Unreadable("not read without the extra 'documents'") from None
     if kind != ".pdf":
         _check_parts(data)
     config = reader.ExtractionConfig(

@@ -31,6 +31,7 @@ from sse.training.resume import arguments_of, check_resumed
 DESCRIPTION = """Train, evaluate and export a static embedding.
 With no option it trains on the docstrings of the installed packages.
 Your own pairs: --data.paths "[pairs.jsonl, more.parquet]";
+documents without pairs: --data.documents FOLDER;
 a published recipe: --config experiments/configs/sse_v1.yaml;
 going on after a stop: --resume DIR."""
 

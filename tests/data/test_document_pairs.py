@@ -41,6 +41,12 @@ def test_the_pairs_know_their_documents_and_come_from_the_cache_again(notes, tmp
     assert said_again == said
 
 
+def test_a_cap_spreads_over_the_documents(notes, tmp_path):
+    found = document_pairs(str(notes), tmp_path, cap=40)
+    assert len(found) == len(found.groups) == 40
+    assert len(np.unique(found.groups)) == 20
+
+
 def test_a_changed_file_gives_other_pairs(notes, tmp_path):
     found = document_pairs(str(notes), tmp_path)
     (notes / "0.md").write_text("# Another plant\n\nIt grows well here. It needs no water. " * 3)

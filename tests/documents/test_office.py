@@ -67,4 +67,7 @@ def test_an_office_file_that_cannot_be_read_is_counted(tmp_path, monkeypatch, na
 def test_without_the_extra_office_files_are_counted_under_its_name(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kreuzberg", None)
     assert sorted(office.TYPES) == [".docx", ".epub", ".odt", ".pdf"]
-    assert read(tmp_path, "a.pdf", pdf(["x"])) == (None, ["needing the extra `documents`"])
+    assert read(tmp_path, "a.pdf", pdf(["x"])) == (
+        None,
+        ["not read without the extra 'documents'"],
+    )

@@ -16,6 +16,7 @@ from sse.data.split import hold_out, train_rows
 from sse.model.norms import NORMS
 from sse.training.module import SSEModule
 from sse.training.run import main
+from tests.helpers.samples import sentences
 from tests.helpers.training_runs import make_options, same, weights
 
 
@@ -51,6 +52,24 @@ def test_a_run_writes_what_it_promises_and_learns(options, tmp_path):
         vectors, SentenceTransformer(str(out / "model")).encode(["red circle"])
     )
     assert not list(out.rglob("*.tmp"))
+
+
+def test_documents_without_pairs_are_trained_on_and_whole_ones_are_held_out(
+    options, tmp_path, capsys
+):
+    texts = sentences(240, seed=1)
+    for n in range(30):
+        words = "".join(chr(97 + int(digit)) for digit in f"{n:03}")
+        own = [f"{text.capitalize()} {words}." for text in texts[8 * n : 8 * n + 8]]
+        parts = "\n".join(f"## Part {i} of {words}\n{' '.join(own[i:])}" for i in (0, 2, 4))
+        (tmp_path / f"{words}.md").write_text(f"# The text {words}\n{parts}")
+    options = [o for o in options if not o.startswith("--data.paths")]
+    facts = main([*options, f"--data.documents={tmp_path}", f"--out={tmp_path / 'run'}"])
+    said = capsys.readouterr().out
+    assert "30 documents; 1 left out (.jsonl 1 a table of rows)" in said
+    assert "nobody asked" in said
+    assert facts["data"][tmp_path.name] > 0
+    assert "held-out pairs" in facts["metrics"]["BM25"]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(options, tmp_path):
