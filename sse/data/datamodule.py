@@ -40,6 +40,8 @@ class SSEDataModule(L.LightningDataModule):
         tokenizer: `train` (WordPiece on these pairs), a hub name, or the path of a tokenizer.json.
         vocab_size: largest vocabulary to train; null for 30,522, or for 12,000 on the docstrings,
             where that is better at every dimension.
+        grow_vocab: give this many whole words of the texts tokens of their own, beside the
+            tokenizer's: the most frequent ones that occur three times; null for none.
         max_tokens: cut texts to this many tokens; null for no limit.
         cap: at most this many pairs of each set.
         pairs: train on this many of all pairs, chosen by a hash of their text, so that a smaller
@@ -64,6 +66,7 @@ class SSEDataModule(L.LightningDataModule):
         strict: bool = False,
         tokenizer: str = "train",
         vocab_size: Annotated[int, whole(2, 10_000_000)] | None = None,
+        grow_vocab: Annotated[int, whole(1, 10_000_000)] | None = None,
         max_tokens: Annotated[int, whole(1)] | None = None,
         cap: Annotated[int, whole(2)] | None = None,
         pairs: Annotated[int, whole(2)] | None = None,
@@ -98,6 +101,7 @@ class SSEDataModule(L.LightningDataModule):
         if self.sets:
             return
         data = prepare(self.hparams, say)
+        self.pieces = data.pieces
         self.pairs, self.sets, self.tokenizer = data.pairs, data.sets, data.tokenizer
         self.heldout_rows, self.train_rows = data.heldout_rows, data.train_rows
         trained, heldout = sum(map(len, self.train_rows)), sum(map(len, self.heldout_rows))

@@ -4,7 +4,7 @@ Everything slow happens here, once. The cache folder keeps what the next run nee
 
 CACHE/sets/KEY.json         the columns of a set and the hash of its texts, once they were checked
 CACHE/NAME-KEY/             the tokens of a set: see `sse.data.token_cache`
-CACHE/tokenizers/KEY.json   a tokenizer trained on the pairs
+CACHE/tokenizers/KEY.json   a tokenizer trained on the pairs, or grown by their words
 CACHE/documents-KEY.arrow     the pairs made of a folder of documents
 CACHE/docstrings-KEY.parquet  the pairs of the installed packages
 """
@@ -26,7 +26,11 @@ from sse.data.pair_set import PairSet, load_sets
 from sse.data.split import choose, hold_out, train_rows
 from sse.data.token_cache import TokenizedSet, tokenize_set
 from sse.documents.pairs import KINDS
+from sse.text.grow import MIN_COUNT, grow, pieces_of
+from sse.text.token_batch import TokenBatch
 from sse.text.tokenizer import TextTokenizer, load_tokenizer, train_tokenizer
+
+GROW_ROWS = 16_384  # texts counted at once: more than a chunk of the token cache, for fewer merges
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Prepared:
     """Data that are ready for batches; the lists have one entry per set."""
 
     tokenizer: TextTokenizer
+    pieces: TokenBatch | None  # of each grown token, the last of the vocabulary: see `pieces_of`
     pairs: list[PairSet]  # the texts
     sets: list[TokenizedSet]  # their token ids
     heldout_rows: list[Rows]  # to evaluate on
@@ -44,12 +49,16 @@ def prepare(options: Any, say: Callable[[str], None] = print) -> Prepared:
     """The data that the options (`SSEDataModule.hparams`) name; `say` takes lines of progress."""
     cache = cache_folder(options.cache)
     pairs = _read(options, cache, say)
-    if options.tokenizer == "train":
-        own = options.paths or options.sets or options.documents
-        size = options.vocab_size or (30_522 if own else 12_000)
-        source = str(_trained_tokenizer(pairs, size, cache, say))
-    else:
-        source = options.tokenizer
+    source = base_tokenizer(pairs, options, say)
+    pieces = None
+    if options.grow_vocab is not None:
+        base = load_tokenizer(source)
+        source = str(_grown_tokenizer(pairs, base, options.grow_vocab, cache))
+        pieces = pieces_of(base, load_tokenizer(source))
+        say(
+            f"vocabulary: {base.vocab_size:,} tokens and {len(pieces):,} whole words, each at "
+            f"least {MIN_COUNT} times in the texts"
+        )
     tokenizer = load_tokenizer(source, max_tokens=options.max_tokens)
     sets = [tokenize_set(each, tokenizer, cache) for each in pairs]
     text_ids = [each.text_ids for each in sets]
@@ -57,7 +66,7 @@ def prepare(options: Any, say: Callable[[str], None] = print) -> Prepared:
     training = [train_rows(ids, rows) for ids, rows in zip(text_ids, heldout, strict=True)]
     if options.pairs is not None:
         training = choose(text_ids, training, options.pairs)
-    return Prepared(tokenizer, pairs, sets, heldout, training)
+    return Prepared(tokenizer, pieces, pairs, sets, heldout, training)
 
 
 def _read(options: Any, cache: Path, say: Callable[[str], None]) -> list[PairSet]:
@@ -82,16 +91,45 @@ def cache_folder(folder: str | None = None) -> Path:
     return Path(os.environ.get("SSE_CACHE") or Path(root) / "sse").expanduser()
 
 
+def base_tokenizer(
+    pairs: Sequence[PairSet], options: Any, say: Callable[[str], None] = print
+) -> str:
+    """The tokenizer before it grows: a hub name, or a path; trained here where it is `train`."""
+    if options.tokenizer != "train":
+        return str(options.tokenizer)
+    own = options.paths or options.sets or options.documents
+    size = options.vocab_size or (30_522 if own else 12_000)
+    return str(_trained_tokenizer(pairs, size, cache_folder(options.cache), say))
+
+
 def _trained_tokenizer(
     pairs: Sequence[PairSet], size: int, cache: Path, say: Callable[[str], None]
 ) -> Path:
     """The tokenizer.json trained on these texts; trained now unless the cache has it."""
-    content = [size, *(each.fingerprint for each in pairs)]
-    key = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
-    path = cache / "tokenizers" / f"{key}.json"
+    path = _place(cache, [size, *(each.fingerprint for each in pairs)])
     if not is_whole(path):
         say(f"tokenizer: training WordPiece on the pairs, at most {size:,}")
         texts = (text for each in pairs for column in each.columns for text in each.texts(column))
         train_tokenizer(texts, size).save(path)
         write_digest(path)
     return path
+
+
+def _grown_tokenizer(pairs: Sequence[PairSet], base: TextTokenizer, most: int, cache: Path) -> Path:
+    """The tokenizer.json of `base` grown by words of these texts, from the cache or made now."""
+    content = ["grown", most, base.fingerprint, *(each.fingerprint for each in pairs)]
+    path = _place(cache, content)
+    if not is_whole(path):
+        texts = (
+            column for each in pairs for chunk in each.chunks(rows=GROW_ROWS) for column in chunk
+        )
+        total = sum(len(each) * len(each.columns) for each in pairs)
+        grow(base, texts, most, total=total).save(path)
+        write_digest(path)
+    return path
+
+
+def _place(cache: Path, content: list[object]) -> Path:
+    """Where the cache keeps the tokenizer that this content decides."""
+    key = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
+    return cache / "tokenizers" / f"{key}.json"

@@ -74,7 +74,7 @@ class WordCache:
         data = [t.encode() for t in texts]
         if self._lowers:  # ASCII letters only, as the normaliser would: fewer distinct words
             data = [t if i in whole else t.lower() for i, t in enumerate(data)]
-        words, order, ends = _distinct(data, whole)
+        words, order, ends = distinct_words(data, whole)
         pieces = self._look_up(words)
         distinct = TokenBatch(_ids(pieces), _offsets(map(len, pieces)))
         every = distinct.take(order)
@@ -152,8 +152,8 @@ def _offsets(sizes: Iterable[int]) -> NDArray[np.int64]:
     return np.array([0, *accumulate(sizes)], np.int64) // ITEM
 
 
-def _distinct(
-    texts: Sequence[bytes], whole: Iterable[int]
+def distinct_words(
+    texts: Sequence[bytes], whole: Iterable[int] = ()
 ) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
     """The distinct words of UTF-8 texts, the distinct word of each word, offsets of texts in words.
 

@@ -16,9 +16,11 @@ from sse.common.errors import UserError
 from sse.common.ranges import check_ranges, real, whole
 from sse.evaluation.retrieval_metric import RetrievalMetric, rank_own
 from sse.loss.matryoshka import check_prefixes, matryoshka_loss
+from sse.model.grown_rows import start_grown_rows
 from sse.model.model import SSE
 from sse.model.norms import check_norm
 from sse.teacher.start import Start
+from sse.text.token_batch import TokenBatch
 from sse.text.tokenizer import TextTokenizer
 from sse.training.column_parallel import Shards
 from sse.training.optimizer import check_optimizer, make_optimizer, make_schedule
@@ -93,6 +95,7 @@ class SSEModule(L.LightningModule):
         check_norm(norm)
         check_optimizer(optimizer, schedule)
         self._heldout: list[Tensor] = []
+        self._pieces: TokenBatch | None = None
         self.validation = torch.nn.ModuleDict(
             {f"ndcg@10_{d}d": RetrievalMetric("ndcg@10") for d in (self.dims[0], self.dims[-1])}
         )
@@ -104,9 +107,20 @@ class SSEModule(L.LightningModule):
         """The logged value whose maximum marks the best checkpoint."""
         return f"val/ndcg@10_{self.dims[0]}d"
 
-    def build(self, tokenizer: TextTokenizer, start: Path | None = None) -> None:
-        """Make the table once the vocabulary is known; `start` is the file of a `Start`."""
-        self._start = start
+    def build(
+        self,
+        tokenizer: TextTokenizer,
+        start: Path | None = None,
+        pieces: TokenBatch | None = None,
+    ) -> None:
+        """Make the table once the vocabulary is known.
+
+        Args:
+            tokenizer: its vocabulary gives the table's rows.
+            start: the file of a `Start`; without it the rows are random.
+            pieces: of the tokens that the vocabulary grew by, whose random rows come from them.
+        """
+        self._start, self._pieces = start, pieces
         self.model = self.untrained(tokenizer)
         self.model.table_grad = TableGrad()
 
@@ -114,7 +128,10 @@ class SSEModule(L.LightningModule):
         """The model as it stands before the first step: the same for the same seed."""
         o = self.hparams
         if self._start is None:
-            return SSE(tokenizer, o.dim, o.norm, o.alpha_init, o.table_std, o.seed)
+            model = SSE(tokenizer, o.dim, o.norm, o.alpha_init, o.table_std, o.seed)
+            if self._pieces is not None:
+                start_grown_rows(model.embedding.weight, self._pieces, o.seed)
+            return model
         start = Start.read(self._start)
         table = torch.from_numpy(start.table)
         model = SSE(tokenizer, o.dim, o.norm, o.alpha_init, table=table)

@@ -134,7 +134,8 @@ def build(
 ) -> Run:
     """The model, its table as large as the data's vocabulary, and the trainer."""
     model = options.module()
-    model.build(data.tokenizer, start_file(options.config, folder, data))
+    start = start_file(options.config, folder, data)
+    model.build(data.tokenizer, start, data.pieces)
     processes.agree(model.shard)
     trainer = make_trainer(options, folder, data, model)
     return Run(options, folder, collections, data, model, trainer, {})

@@ -47,10 +47,15 @@ def start_file(config: Namespace, folder: Path, data: SSEDataModule) -> Path | N
 
 
 def check_memory(vocab: int, dim: int) -> None:
-    """UserError for a table that this machine cannot hold beside the one it starts from."""
-    need, have = 2 * 4 * vocab * dim, memory()
+    """UserError for a table that this machine cannot train.
+
+    Training holds the table, its gradient and Adam's two moments. Several processes share all but
+    the first table by columns.
+    """
+    need, have = (1 + 3 / processes.world()) * 4 * vocab * dim, memory()
     if need > have:
         raise UserError(
-            f"`dim` is {dim} for {vocab:,} tokens: that needs {need / 1e9:,.0f} GB and this "
-            f"machine has {have / 1e9:,.0f} GB, so give fewer dimensions or a smaller `tokenizer`"
+            f"`dim` is {dim} for {vocab:,} tokens: training needs {need / 1e9:,.0f} GB and this "
+            f"machine has {have / 1e9:,.0f} GB, so give fewer dimensions, a smaller `tokenizer` "
+            "or less `grow_vocab`"
         )

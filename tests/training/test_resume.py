@@ -40,6 +40,7 @@ def die(step, rank):
         (17, []),  # in mid-epoch
         (10, ["--data.num_workers=2"]),  # before the last step of one
         (11, []),  # after it
+        (17, ["--data.vocab_size=70", "--data.grow_vocab=6"]),
         (17, ["--ema=0.9", "--trainer.accumulate_grad_batches=2"]),  # half an accumulation is lost
     ],
 )
