@@ -103,6 +103,8 @@ def test_a_bad_teacher_is_one_line_that_names_the_option(options, tmp_path, caps
 
 def test_a_vocabulary_larger_than_memory_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr(start, "memory", lambda: 8 * 10**9)
-    start.check_memory(900_000, 1_000)
-    with pytest.raises(UserError, match=r"`dim` is 1000 for 1,100,000 tokens: training needs 18 GB"):
+    start.check_memory(400_000, 1_000)
+    with pytest.raises(
+        UserError, match=r"`dim` is 1000 for 1,100,000 tokens: training needs 18 GB"
+    ):
         start.check_memory(1_100_000, 1_000)
