@@ -79,7 +79,7 @@ def way(request, monkeypatch):
     from sse.loss import tiled as loss_tiled
 
     if request.param == "torch":
-        monkeypatch.setattr(loss_tiled, "_loss", None)
-    elif loss_tiled._loss is None:
+        monkeypatch.setattr(loss_tiled, "_residuals", None)
+    elif loss_tiled._residuals is None:
         pytest.skip("sse.loss._tiled is not compiled here")
     return request.param

@@ -26,8 +26,8 @@ from typing import Any
 from experiments.benchmarks import harness
 from experiments.benchmarks.encoding import random_model
 from sse.common.errors import UserError, one_line
+from sse.common.machine import cores
 from sse.serving.encoder import Encoder
-from sse.serving.threads import cores
 
 CLUSTER = "import sys; from sse.cli.encode_corpus import main; sys.exit(main(sys.argv[1:]))"
 PLAIN = "import sys; from sse.cli.main import main; sys.exit(main(sys.argv[1:]))"

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from sse.cli.options import add_no_fast, option_names
 from sse.common.arguments import Parser
 from sse.common.errors import MissingExtra, Stopped, UserError, one_line
+from sse.common.machine import cores
 from sse.common.ranges import whole
 from sse.common.ray_session import ray_session
 from sse.common.signals import interrupt_on_sigterm
@@ -32,7 +33,6 @@ from sse.serving.corpus_files import Shard, find_files
 from sse.serving.encoder import Encoder
 from sse.serving.ray_workers import write_shards
 from sse.serving.shards import REJECTED, SHARD_PRECISIONS, Job, Store, shard_name, shards_to_write
-from sse.serving.threads import cores
 
 REJECTED_EXIT = 3
 

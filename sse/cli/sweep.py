@@ -16,10 +16,11 @@ from typing import Any
 from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import write_json
+from sse.common.machine import cores
 from sse.common.ranges import real, whole
 from sse.sweeps.grid import Trial, check_trials, read_options, read_sweep
 from sse.sweeps.results import HELD_OUT, collect
-from sse.sweeps.trials import FAILED, KEPT, Outcome, cores, run_local, state
+from sse.sweeps.trials import FAILED, KEPT, Outcome, run_local, state
 
 DESCRIPTION = """Run an ablation sweep: a training run per combination of options.
 

@@ -1,13 +1,17 @@
-"""Versions, machine and commit, for the records of runs and benchmarks."""
+"""The cores a process may use; versions, machine and commit, for the records of runs."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def versions(*packages: str) -> dict[str, str | None]:
@@ -19,6 +23,45 @@ def versions(*packages: str) -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             installed[name] = None
     return installed
+
+
+def cores() -> int:
+    """The cores that this process may use: its affinity mask and the CPU quotas of its cgroups."""
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    # Rounded down: with 1.5 cores a second thread would be stopped for half of the time.
+    return max(1, int(min(allowed, quota())))
+
+
+def quota() -> float:
+    """The cores that the cgroups (version 1 or 2) grant this process; infinity without a limit."""
+    try:
+        lines = OWN_GROUPS.read_text("utf-8").splitlines()
+    except OSError:  # no Linux
+        return math.inf
+    least = math.inf
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
+            continue
+        root = CGROUPS / controllers
+        here = root / path.lstrip("/")
+        # A container may see its own group as the root, whatever its path says.
+        for folder in (here, *here.parents):
+            if folder.is_relative_to(root):
+                least = min(least, _granted(folder, not controllers))
+    return least
+
+
+def _granted(folder: Path, unified: bool) -> float:
+    """The cores that one cgroup grants."""
+    names = ["cpu.max"] if unified else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+    try:
+        limit, period = " ".join((folder / name).read_text("ascii") for name in names).split()
+        return math.inf if limit in ("max", "-1") else int(limit) / int(period)
+    except (OSError, ValueError):  # no such group here, or no controller for CPU time
+        return math.inf
 
 
 def machine() -> dict[str, str | int | None]:

@@ -3,6 +3,9 @@
    What torch lacks: it passes over a (tile, M) matrix some ten times a dim, 6 ns an element. Here a
    row goes through all of it, at every dim, while it sits in the cache: 1 ns an element.
 
+   Rows are done in chunks of fixed size, each with sums of its own, which the caller adds in order:
+   so no bit depends on the number of threads.
+
    Of a query row i with the blocks' products b_k (M), the Gram row at dim k is G_k = b_0 + .. + b_k:
 
        S_k = G_k inverse_q inverse_d                 P_k = share_k (softmax(S_k) - onehot)
@@ -30,11 +33,12 @@ typedef struct {
     const float *shares;    /* (dims) */
     const char *excluded;   /* (rows, m) or NULL */
     float *by_q;            /* (dims, rows), written */
-    float *by_d;            /* (dims, m), written */
+    float *by_d;            /* (chunks, dims, m), written */
+    double *losses;         /* (chunks), written: cross-entropies, weighted by the shares */
     int64_t dims, rows, m;
+    int64_t chunk;       /* rows of a chunk */
     int64_t diagonal;    /* the column of row 0's own document */
-    int64_t start, stop; /* rows to do */
-    double loss;         /* the rows' cross-entropies, weighted by the shares */
+    int64_t start, stop; /* chunks to do */
 } Job;
 
 /* exp(x) for x <= 0 with a relative error of 1e-7, 0 where that is below 1e-38. Some NaN
@@ -110,11 +114,12 @@ static inline float gradient(float *restrict block, const float *restrict gram,
     return sum;
 }
 
-EVERY_CPU static void residual(Job *job, float *restrict gram) {
-    const int64_t m = job->m;
-    job->loss = 0;
-    memset(job->by_d, 0, job->dims * m * sizeof(float));
-    for (int64_t i = job->start; i < job->stop; i++) {
+EVERY_CPU static void residual(const Job *job, int64_t number, float *restrict gram) {
+    const int64_t m = job->m, end = (number + 1) * job->chunk;
+    float *by_d = job->by_d + number * job->dims * m;
+    double loss = 0;
+    memset(by_d, 0, job->dims * m * sizeof(float));
+    for (int64_t i = number * job->chunk; i < (end < job->rows ? end : job->rows); i++) {
         const int64_t own = job->diagonal + i;
         const char *excluded = job->excluded == NULL ? NULL : job->excluded + i * m;
         memset(gram, 0, m * sizeof(float));
@@ -128,10 +133,10 @@ EVERY_CPU static void residual(Job *job, float *restrict gram) {
             block[own] = -INFINITY;
             const float others = exponentials(block, top, m), all = others + mine;
             block[own] = -others;
-            job->loss += job->shares[k] * (below >= 0 ? log1p(others) : log(all) - below);
-            job->by_q[k * job->rows + i] = gradient(block, gram, inverse_d, job->by_d + k * m,
+            loss += job->shares[k] * (below >= 0 ? log1p(others) : log(all) - below);
+            job->by_q[k * job->rows + i] = gradient(block, gram, inverse_d, by_d + k * m,
                                                     inverse_q, job->shares[k] / all, m);
-            if (isnan(job->by_q[k * job->rows + i])) job->loss = NAN; /* so is a product of it */
+            if (isnan(job->by_q[k * job->rows + i])) loss = NAN; /* so is a product of it */
         }
         for (int64_t k = job->dims - 2; k >= 0; k--) {
             float *restrict block = job->blocks + (k * job->rows + i) * m;
@@ -139,30 +144,33 @@ EVERY_CPU static void residual(Job *job, float *restrict gram) {
             for (int64_t j = 0; j < m; j++) block[j] += larger[j];
         }
     }
+    job->losses[number] = loss;
 }
 
 static int fits(const Job *job, const Py_buffer *blocks, const Py_buffer *inverse_q,
                 const Py_buffer *inverse_d, const Py_buffer *excluded, const Py_buffer *by_q,
-                const Py_buffer *by_d) {
+                const Py_buffer *by_d, const Py_buffer *losses) {
     const int64_t dims = job->dims, rows = job->rows, m = job->m;
-    if (dims < 1 || rows < 1 || m < 1) return 0;
+    if (dims < 1 || rows < 1 || m < 1 || job->chunk < 1) return 0;
     if (inverse_q->len != 4 * dims * rows || inverse_d->len != 4 * dims * m) return 0;
-    if (by_q->len != inverse_q->len || by_d->len != inverse_d->len) return 0;
+    const int64_t chunks = rows / job->chunk + (rows % job->chunk > 0);
+    if (by_q->len != inverse_q->len || losses->len != 8 * chunks) return 0;
+    if (by_d->len / inverse_d->len != chunks || by_d->len % inverse_d->len != 0) return 0;
     /* Divided first: a product too large for 64 bits passes for none. */
     if (blocks->len / inverse_q->len != m || blocks->len != inverse_q->len * m) return 0;
     if (excluded->buf != NULL && excluded->len != rows * m) return 0;
-    return job->start >= 0 && job->start <= job->stop && job->stop <= rows &&
+    return job->start >= 0 && job->start <= job->stop && job->stop <= chunks &&
            job->diagonal >= 0 && job->diagonal <= m - rows;
 }
 
-static PyObject *residual_of(PyObject *self, PyObject *args) {
-    Py_buffer blocks, inverse_q, inverse_d, shares, excluded, by_q, by_d;
-    Py_ssize_t diagonal, start, stop;
-    if (!PyArg_ParseTuple(args, "w*y*y*y*z*w*w*nnn", &blocks, &inverse_q, &inverse_d, &shares,
-                          &excluded, &by_q, &by_d, &diagonal, &start, &stop))
+static PyObject *residuals_of(PyObject *self, PyObject *args) {
+    Py_buffer blocks, inverse_q, inverse_d, shares, excluded, by_q, by_d, losses;
+    Py_ssize_t chunk, diagonal, start, stop;
+    if (!PyArg_ParseTuple(args, "w*y*y*y*z*w*w*w*nnnn", &blocks, &inverse_q, &inverse_d, &shares,
+                          &excluded, &by_q, &by_d, &losses, &chunk, &diagonal, &start, &stop))
         return NULL;
     const int64_t dims = shares.len / 4, each = dims > 0 ? 4 * dims : 1;
-    Job job = {
+    const Job job = {
         .blocks = blocks.buf,
         .inverse_q = inverse_q.buf,
         .inverse_d = inverse_d.buf,
@@ -170,18 +178,21 @@ static PyObject *residual_of(PyObject *self, PyObject *args) {
         .excluded = excluded.buf,
         .by_q = by_q.buf,
         .by_d = by_d.buf,
+        .losses = losses.buf,
         .dims = dims,
         .rows = inverse_q.len / each,
         .m = inverse_d.len / each,
+        .chunk = chunk,
         .diagonal = diagonal,
         .start = start,
         .stop = stop,
     };
-    const int good = fits(&job, &blocks, &inverse_q, &inverse_d, &excluded, &by_q, &by_d);
+    const int good = 
+        fits(&job, &blocks, &inverse_q, &inverse_d, &excluded, &by_q, &by_d, &losses);
     float *gram = good ? malloc(job.m * sizeof(float)) : NULL;
     if (gram != NULL) {
         Py_BEGIN_ALLOW_THREADS
-        residual(&job, gram);
+        for (int64_t number = start; number < stop; number++) residual(&job, number, gram);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&blocks);
@@ -191,19 +202,20 @@ static PyObject *residual_of(PyObject *self, PyObject *args) {
     PyBuffer_Release(&excluded);
     PyBuffer_Release(&by_q);
     PyBuffer_Release(&by_d);
+    PyBuffer_Release(&losses);
     if (!good) {
         PyErr_SetString(PyExc_ValueError, "blocks, norms, shares, mask, sums and rows do not fit");
         return NULL;
     }
     if (gram == NULL) return PyErr_NoMemory();
     free(gram);
-    return PyFloat_FromDouble(job.loss);
+    Py_RETURN_NONE;
 }
 
 static PyMethodDef METHODS[] = {
-    {"residual", residual_of, METH_VARARGS,
-     "residual(blocks, inverse_q, inverse_d, shares, excluded, by_q, by_d, diagonal, start, stop)"
-     " -> loss\n\nSee sse/loss/tiled.py, the only caller."},
+    {"residuals", residuals_of, METH_VARARGS,
+     "residuals(blocks, inverse_q, inverse_d, shares, excluded, by_q, by_d, losses, chunk, diagonal,"
+     " start, stop)\n\nSee sse/loss/tiled.py, the only caller."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_tiled", NULL, -1, METHODS,

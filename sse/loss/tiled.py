@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,17 +24,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 try:
-    _loss: Any = import_module("sse.loss._tiled")
-except ImportError:  # not compiled: no C compiler at installation
-    _loss = None
+    _residuals: Any = import_module("sse.loss._tiled").residuals
+except (
+    ImportError,
+    AttributeError,
+):  # no C compiler at installation, or older C
+    _residuals = None
 
 # Squared floor of a vector's norm: F.normalize's 1e-12, below which no gradient flows.
 NORM_FLOOR = 1e-24
 # A logit that weighs nothing: finite, since 0 * inf is NaN, and far below any 20 * cosine.
 EXCLUDED = -1e9
-# Elements of a tile, over all dims, that are worth another thread: a millisecond of
+# Rows whose sums are added up at once: a result does not depend on how threads share the chunks.
+CHUNK = 32
+# Elements of a tile, over all dims, that are worth another thread: a third of a millisecond of
 # `sse.loss._tiled`.
-THREAD_WORK = 1 << 20
+THREAD_WORK = 1 << 18
 
 TextIds = tuple[Tensor, Tensor]
 
@@ -183,20 +189,22 @@ def _buffer(batch: _Batch, tile: int) -> Tensor | None:
     """
     query, options = batch.query, batch.options
     fits = query.device.type == "cpu" and query.dtype == torch.float32
-    if _loss is None or not fits or options.symmetric or options.label_smoothing:
+    if _residuals is None or not fits or options.symmetric or options.label_smoothing:
         return None
     return query.new_empty(len(batch.blocks) * min(tile, len(query)) * len(batch.documents))
 
 
 def _compiled_tile(batch: _Batch, part: slice, buffer: Tensor, by_d: Tensor) -> _Tile:
-    """`_tile` by `sse.loss._tiled`: its rows shared among as many threads as torch has."""
+    """`_tile` by `sse.loss._tiled`: its chunks shared among as many threads as torch has."""
     q, (dims, m) = batch.query[part], batch.norm2_d.shape
     grams = buffer[: dims * len(q) * m].view(dims, len(q), m)
     for block, gram in zip(batch.blocks, grams, strict=True):
         torch.mm(q[:, block], batch.documents[:, block].T, out=gram)
     excluded = batch.excluded(part)
-    threads = min(torch.get_num_threads(), 1 + grams.numel() // THREAD_WORK)
-    by_q, sums = by_d.new_empty(dims, len(q)), by_d.new_empty(threads, dims, m)
+    chunks = -(-len(q) // CHUNK)
+    threads = min(torch.get_num_threads(), 1 + grams.numel() // THREAD_WORK, chunks)
+    by_q, sums = by_d.new_empty(dims, len(q)), by_d.new_empty(chunks, dims, m)
+    losses = array("d", bytes(8 * chunks))
     shared = (
         grams.numpy(),
         batch.inverse_q[:, part].contiguous().numpy(),
@@ -204,21 +212,28 @@ def _compiled_tile(batch: _Batch, part: slice, buffer: Tensor, by_d: Tensor) -> 
         array("f", batch.shares),
         None if excluded is None else excluded.numpy(),
         by_q.numpy(),
+        sums.numpy(),
+        losses,
+        CHUNK,
+        batch.options.first + part.start,
     )
 
-    def rows(thread: int) -> float:
-        start, stop = (len(q) * i // threads for i in (thread, thread + 1))
-        diagonal = batch.options.first + part.start
-        return _loss.residual(*shared, sums[thread].numpy(), diagonal, start, stop)
+    def share(thread: int) -> None:
+        _residuals(*shared, chunks * thread // threads, chunks * (thread + 1) // threads)
 
-    if threads == 1:
-        loss = rows(0)
-    else:
-        with ThreadPoolExecutor(threads - 1) as pool:
-            others = pool.map(rows, range(1, threads))
-            loss = rows(0) + sum(others)
-    by_d += sums.sum(0)
-    return _Tile(loss, grams, by_q)
+    others = [_helpers(threads).submit(share, i) for i in range(1, threads)]
+    share(0)
+    for other in others:
+        other.result()
+    for each in sums:  # in order
+        by_d += each
+    return _Tile(sum(losses), grams, by_q)
+
+
+@functools.cache
+def _helpers(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay, since making one takes as long as 100,000 elements."""
+    return ThreadPoolExecutor(max(1, threads - 1))
 
 
 def _add_gradients(batch: _Batch, part: slice, tile: _Tile, grad_q: Tensor, grad_d: Tensor) -> None:

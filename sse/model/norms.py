@@ -160,6 +160,14 @@ class LayerNorm(Norm, nn.LayerNorm):
     def __init__(self, dim: int, alpha_init: float = 0.5) -> None:
         nn.LayerNorm.__init__(self, dim)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, D) to y (B, D)."""
+        if not torch.is_grad_enabled():
+            return nn.LayerNorm.forward(self, x)  # the bits of an exported folder
+        # ATen's own gradients of weight and bias depend on the number of threads.
+        x = F.layer_norm(x, self.normalized_shape, eps=self.eps)
+        return x * self.weight + self.bias
+
 
 class RMSNorm(Norm):
     """y = weight * sqrt(D) * x / max(||x||, 1e-12).

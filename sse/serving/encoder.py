@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sse.common.errors import UserError
+from sse.common.machine import cores
 from sse.model.folder import read_folder
 from sse.model.norm_forms import NORM_FORMS, normalise
 from sse.model.quantise import PRECISIONS, quantise_rows, quantise_vectors, width
 from sse.model.table import EmbeddingTable
-from sse.serving.threads import batches, cores, counted, in_order
+from sse.serving.threads import batches, counted, in_order
 from sse.text.tokenizer import load_tokenizer
 
 FEW = 64  # texts encoded without generators, which cost more than a query

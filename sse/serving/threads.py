@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,13 +11,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 SMALLEST = 128  # texts per batch at least: fewer do not repay a thread's turn
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def batches(texts: Iterable[str], size: int, workers: int) -> Iterator[Sequence[str]]:

@@ -30,7 +30,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sse.common.files import write_json
-from sse.common.machine import commit
+from sse.common.machine import commit, cores
 from sse.sweeps.grid import Trial
 from sse.sweeps.results import DONE, SCORES, read_facts
 
@@ -59,13 +59,6 @@ def state(out: Path, trial: Trial) -> str:
         if (folder / name).exists():
             return what
     return "begun" if (folder / "config.yaml").exists() else "new"
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_local(

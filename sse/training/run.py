@@ -39,6 +39,7 @@ from sse.training.allocator import keep_freed_memory
 from sse.training.callbacks import Throughput
 from sse.training.checkpoints import LastCheckpoint
 from sse.training.module import SSEModule
+from sse.training.neighbours import Neighbours, take_cores
 from sse.training.options import Options, check, option_names, parse
 from sse.training.processes import say
 from sse.training.resume import check_checkpoint, find_checkpoint, flat, run_folder
@@ -101,6 +102,7 @@ def open_folder(options: Options) -> Path:
     say(f"run: {folder}")
     if keep_freed_memory():
         say("allocator: glibc keeps freed memory (mallopt), which speeds up CPU training")
+    say(take_cores())
     return folder
 
 
@@ -178,9 +180,10 @@ def resume_from(run: Run) -> str | None:
 def evaluate(run: Run) -> dict[str, evaluation.Result]:
     """Retrieval quality of the trained model and, where asked, the untrained one and BM25."""
     throughput, last = _callback(run, Throughput), _callback(run, LastCheckpoint)
+    neighbours = _callback(run, Neighbours).account()
     say(
         f"trained in {run.seconds['train']:.1f} s, {throughput.rate:,.0f} pairs/s; "
-        f"{last.saves} checkpoint{'s' * (last.saves != 1)} in {last.spent:.1f} s"
+        f"{last.saves} checkpoint{'s' * (last.saves != 1)} in {last.spent:.1f} s{neighbours}"
     )
     anchors, positives = run.data.heldout_pairs()
     heldout = [pairs_collection("held-out pairs", anchors, positives)] if anchors else []

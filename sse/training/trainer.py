@@ -17,6 +17,7 @@ from sse.training.callbacks import MovingAverage, Progress, Throughput
 from sse.training.checkpoints import LastCheckpoint, WholeCheckpoints
 from sse.training.diagnostics_callback import Diagnostics
 from sse.training.module import SSEModule
+from sse.training.neighbours import Neighbours
 from sse.training.options import TRAINER_DEFAULTS, Options, not_started
 from sse.training.processes import say
 from sse.training.resume import log_version
@@ -93,7 +94,7 @@ def _callbacks(options: Options, folder: Path, monitor: str | None) -> list[Call
         say("diagnostics: none, as each process has a part of the model only")
     elif config.diagnostics:  # first: it measures before the others save or average
         own.append(Diagnostics(folder / "diagnostics.parquet", config.diagnostics))
-    own.append(throughput := Throughput())
+    own += [Neighbours(), throughput := Throughput()]
     if config.trainer.enable_progress_bar is not False:
         own.append(Progress(throughput))
     if config.ema:
