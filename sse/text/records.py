@@ -51,7 +51,11 @@ class Record:
 
 
 def read_records(
-    source: str, form: str | None = None, column: str | None = None, keep: Sequence[str] = ()
+    source: str,
+    form: str | None = None,
+    column: str | None = None,
+    keep: Sequence[str] = (),
+    may_lack: bool = False,
 ) -> Iterator[Record]:
     """The texts of a file, or of standard input for `-`.
 
@@ -62,6 +66,7 @@ def read_records(
         column: the column with the text; by default `text` or another usual name, or the only
             column of texts. Plain lines have no columns.
         keep: further columns for `Record.columns`.
+        may_lack: leave a column of `keep` out where a row, or plain lines, lack it.
 
     Raises:
         UserError: no such file, a missing column, a broken line, bytes that are no text.
@@ -74,15 +79,14 @@ def read_records(
     form = form or {"json": "jsonl", None: "lines"}.get(kind, kind or "lines")
     if form not in FORMATS:
         raise UserError(f"format '{form}': choose one of {', '.join(FORMATS)}")
-    if form == "lines" and (column or keep):
+    if form == "lines" and (column or (keep and not may_lack)):
         raise UserError(f"{source}: plain lines have no column {column or keep[0]!r}")
-    if form == "parquet":
-        return _parquet_records(source, column, keep)
-    return _text_records(source, form, column, keep)
+    read = _parquet_records if form == "parquet" else _text_records
+    return read(source, form, column, keep, may_lack)
 
 
 def _text_records(
-    source: str, form: str, column: str | None, keep: Sequence[str]
+    source: str, form: str, column: str | None, keep: Sequence[str], may_lack: bool
 ) -> Iterator[Record]:
     """The records of a file of lines: plain text, JSON, CSV or TSV."""
     name = "standard input" if source == "-" else source
@@ -90,7 +94,8 @@ def _text_records(
     def check(values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         nonlocal column
         column = column or pick_column([c for c in values if isinstance(values[c], str)], name)
-        return text_in(values, column), {key: value_in(values, key) for key in keep}
+        kept = [key for key in keep if key in values] if may_lack else keep
+        return text_in(values, column), {key: value_in(values, key) for key in kept}
 
     with open_bytes(source) as file:
         lines = numbered(file, name)
@@ -110,7 +115,9 @@ def _plain(line: str) -> tuple[str, dict[str, Any]]:
     return line.rstrip("\r\n"), {}
 
 
-def _parquet_records(source: str, column: str | None, keep: Sequence[str]) -> Iterator[Record]:
+def _parquet_records(
+    source: str, form: str, column: str | None, keep: Sequence[str], may_lack: bool
+) -> Iterator[Record]:
     """The records of a parquet file; the columns are checked against its schema first."""
     from sse.text import parquet_tables as parquet  # pyarrow is slow to import
 
@@ -118,6 +125,7 @@ def _parquet_records(source: str, column: str | None, keep: Sequence[str]) -> It
     schema = file.schema_arrow
     texts = parquet.text_columns(schema)
     column = column or pick_column(texts, source)
+    keep = [name for name in keep if name in schema.names or not may_lack]
     for name in (column, *keep):
         if name not in schema.names:
             raise UserError(f"{source}: no column '{name}': it has {', '.join(schema.names)}")

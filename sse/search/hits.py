@@ -1,0 +1,127 @@
+"""Hits: passages out of the table, grouped by document, with the place to open them at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sse.documents.document import SEPARATOR
+
+SHOWN = ("source", "path", "title", "heading", "position", "unit", "text")
+PLACE = ("source", "path", "position", "unit")
+AHEAD = 5  # passages looked at per hit, before all are
+MORE = 3  # further places of a document that are told
+
+
+class Ranked(NamedTuple):
+    """Passages in the order of their scores: numbers, scores, cosines, all of shape (n,)."""
+
+    rows: NDArray[np.int64]
+    scores: NDArray[Any]
+    cosines: NDArray[np.float32] | None  # None where no vector was compared
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result.
+
+    Attributes:
+        rank: from 1.
+        score: 0 to 1 in mode hybrid; the cosine in mode dense; BM25 in mode keyword.
+        text: the passage, without title and headings.
+        where: the place: `path:line`, as an editor opens it.
+        path: the document, below the folder that was indexed, as conditions have it.
+        file: the document's whole path.
+        title: the document's title.
+        heading: the path of headings above the passage.
+        cosine: of query and passage; None in mode keyword and for a query of unknown words.
+        columns: the user's own columns.
+        more: the places of further passages of the document, best first.
+    """
+
+    rank: int
+    score: float
+    text: str
+    where: str
+    path: str
+    file: str
+    title: str
+    heading: str
+    cosine: float | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    more: tuple[str, ...] = ()
+
+
+def hits_of(table: Any, ranked: Ranked, k: int, grouped: bool, columns: Sequence[str]) -> list[Hit]:
+    """The first `k` passages, or with `grouped` the first passage of `k` documents."""
+    best, more = list(range(min(k, len(ranked.rows)))), {}
+    if grouped:
+        best, more = _first_of_documents(table, ranked.rows[: AHEAD * k], k)
+        if len(best) < k:
+            best, more = _first_of_documents(table, ranked.rows, k)
+    if not best:
+        return []
+    taken = table.take(ranked.rows[best].tolist(), columns=[*SHOWN, *columns]).to_pylist()
+    return [
+        _hit(rank, taken[rank], ranked, at, more.get(at, ()), columns)
+        for rank, at in enumerate(best)
+    ]
+
+
+def _hit(
+    rank: int, row: dict[str, Any], ranked: Ranked, at: int, more: Sequence[str],
+    columns: Sequence[str],
+) -> Hit:  # fmt: skip
+    above = SEPARATOR.join(filter(None, (row["title"], row["heading"])))
+    return Hit(
+        rank + 1,
+        float(ranked.scores[at]),
+        row["text"].removeprefix(f"{above}\n") if above else row["text"],
+        _where(row),
+        row["path"],
+        os.path.join(row["source"], row["path"]),
+        row["title"],
+        row["heading"],
+        None if ranked.cosines is None else float(ranked.cosines[at]),
+        {name: row[name] for name in columns},
+        tuple(more),
+    )
+
+
+def _first_of_documents(
+    table: Any, rows: NDArray[np.int64], k: int
+) -> tuple[list[int], dict[int, list[str]]]:
+    """The places in `rows` of the first passage of each of `k` documents, and of further ones."""
+    first: dict[Any, int] = {}
+    more: dict[int, list[str]] = {}
+    places = table.take(rows.tolist(), columns=list(PLACE)).to_pylist() if len(rows) else []
+    for at, row in enumerate(places):
+        key = (row["source"], row["path"])
+        if row["unit"] == "row":  # each row of a table is a document
+            key += (row["position"],)
+        if key in first:
+            others = more.setdefault(first[key], [])
+            if len(others) < MORE:
+                others.append(_where(row))
+        elif len(first) < k:
+            first[key] = at
+    return list(first.values()), more
+
+
+def _where(row: dict[str, Any]) -> str:
+    """Path and position as an editor takes them; the path as short as the terminal's folder has it.
+
+    Where the files are elsewhere, as on another machine, the path is that below the folder.
+    """
+    path, whole = row["path"], os.path.join(row["source"], row["path"])
+    if os.path.exists(whole):
+        near = os.path.relpath(whole)
+        path = whole if near.startswith(os.pardir) else near
+    if row["unit"] in ("line", "row"):
+        return f"{path}{'#' if path.endswith('.parquet') else ':'}{row['position']}"
+    return f"{path} ({row['unit']} {row['position']})"
