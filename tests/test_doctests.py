@@ -13,7 +13,7 @@ MODULES = [
     "sse.documents.passages",
     "sse.evaluation.metrics",
     "sse.model.quantise",
-    "sse.text.passages",
+    "sse.search.snippets",
     "sse.text.records",
     "sse.text.token_batch",
 ]

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.search [--documents N] [--rounds N]
 
-Queries go one at a time and 100 together. faiss searches as `sse.serving.index` does.
+Queries go one at a time and 100 together. `sse` is what `sse.Index` does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from experiments.benchmarks import harness
 from sse.common.errors import one_line
-from sse.serving.index import threads_for
+from sse.search.dense import Vectors
 
 K = 10
 DIMS = (1024, 512, 256, 128)
@@ -70,8 +70,8 @@ def engines(vectors: NDArray[np.float32]) -> dict[str, Find]:
     for name, make in (
         ("numpy", _numpy),
         ("torch", _torch),
+        ("sse", _sse),
         ("faiss exact", _faiss_exact),
-        ("faiss binary, 100 rescored", _faiss_binary),
         ("usearch exact", _usearch),
     ):
         try:
@@ -98,28 +98,15 @@ def _torch(vectors: NDArray[np.float32]) -> Find:
     return lambda queries: (torch.from_numpy(queries) @ table.T).topk(K)
 
 
+def _sse(vectors: NDArray[np.float32]) -> Find:
+    engine = Vectors(vectors)
+    return lambda queries: [engine.nearest(query, K) for query in queries]
+
+
 def _faiss_exact(vectors: NDArray[np.float32]) -> Find:
     import faiss
 
-    def find(queries: NDArray[np.float32]) -> Any:
-        with threads_for(faiss, len(queries)):
-            return faiss.knn(queries, vectors, K, metric=faiss.METRIC_INNER_PRODUCT)
-
-    return find
-
-
-def _faiss_binary(vectors: NDArray[np.float32]) -> Find:
-    import faiss
-
-    codes, small = np.packbits(vectors > 0, axis=1), vectors.astype(np.float16)
-
-    def find(queries: NDArray[np.float32]) -> Any:
-        with threads_for(faiss, len(queries)):
-            _, rows = faiss.knn_hamming(np.packbits(queries > 0, axis=1), codes, 10 * K)
-        scores = np.einsum("qkd,qd->qk", small[rows].astype(np.float32), queries)
-        return np.take_along_axis(rows, np.argsort(-scores, axis=1)[:, :K], 1)
-
-    return find
+    return lambda queries: faiss.knn(queries, vectors, K, metric=faiss.METRIC_INNER_PRODUCT)
 
 
 def _usearch(vectors: NDArray[np.float32]) -> Find:

@@ -24,8 +24,11 @@ COMMANDS = {
     "evaluate": ("sse.cli.model", "retrieval quality of a model on collections (extra `train`)"),
     "export": ("sse.cli.model", "write a model as a portable folder, a smaller one or ONNX"),
     "info": ("sse.cli.model", "what a model folder holds, and which tokenizer runs it"),
-    "index": ("sse.cli.search", "make one searchable file of texts"),
-    "search": ("sse.cli.search", "search a file of `sse index` (extra `search`)"),
+    "index": (
+        "sse.cli.index",
+        "make an index of documents, or bring it up to date (extra `search`)",
+    ),
+    "search": ("sse.cli.search", "search an index by meaning and words (extra `search`)"),
 }
 EXAMPLES = """examples:
   sse encode corpus.jsonl vectors.parquet -m model

@@ -1,116 +1,114 @@
-"""`sse index` and `sse search`: one searchable file of texts."""
+"""`sse search`: hits of an index on a terminal, or as JSON."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import chain, islice
-from pathlib import Path
 
-from sse.cli.options import Run, add_input, add_model, add_no_fast, add_output, bar
-from sse.common.ranges import whole
-from sse.serving.encoder import Encoder
-from sse.serving.index import INDEX_KINDS, OVERSAMPLING, Hit, Index, build_index
-from sse.serving.vector_files import check_target
-from sse.text.passages import folder_passages, snippet
-from sse.text.records import read_records
+from sse.cli.options import Run, add_no_fast
+from sse.common.ranges import real, whole
+from sse.common.terminal import clean, is_terminal, linked, marked
+from sse.documents.document import SEPARATOR
+from sse.search.hits import Hit
+from sse.search.index import MODES, Index
+from sse.search.snippets import matches, snippets
 
-# An index from elsewhere may hold characters that control the terminal: `?` is shown instead.
-CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "?")
-
-
-def index(parser: argparse.ArgumentParser) -> Run:
-    """Declare the options of `sse index`."""
-    parser.description = (
-        "Make one searchable file of texts. IN is a folder of text files (cut into passages), or\n"
-        "a file as for `sse encode`, with one text per row."
-    )
-    parser.epilog = (
-        "examples:\n"
-        "  sse index notes/ notes.sse -m model\n"
-        "  sse index corpus.jsonl corpus.sse -m model --kind binary --dim 256\n"
-    )
-    add = parser.add_argument
-    add("source", metavar="IN")
-    add("target", metavar="OUT")
-    add_model(parser)
-    add_input(parser)
-    add("--kind", choices=INDEX_KINDS, default="exact", help="binary is smaller, and rescored")
-    add_output(parser)
-    return _index
-
-
-def _index(args: argparse.Namespace) -> None:
-    """Encode the texts into an index, and write the summary."""
-    check_target(args.target, args.force)
-    if Path(args.source).is_dir():
-        rows = folder_passages(args.source)
-    else:
-        rows = read_records(args.source, args.input_form, args.column)
-    rows = chain(list(islice(rows, 1)), rows)  # a bad input fails before the model is loaded
-    model = Encoder(args.model, args.dim, fast=not args.no_fast)
-    start = time.perf_counter()
-    with bar("indexing", args.quiet) as progress:
-        count = build_index(rows, model, args.target, args.kind, progress, args.batch_size)
-    seconds, size = time.perf_counter() - start, os.path.getsize(args.target)
-    if args.json:
-        facts = {"texts": count, "seconds": round(seconds, 3), "bytes": size, "out": args.target}
-        sys.stdout.write(json.dumps(facts) + "\n")
-    elif not args.quiet:
-        line = f"{count:,} texts in {seconds:.1f} s -> {args.target} ({size / 2**20:,.1f} MiB)"
-        sys.stderr.write(line + "\n")
+INDENT = " " * 5
 
 
 def search(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse search`."""
     parser.description = (
-        "Search a file made by `sse index`. Without QUERY, type queries at a prompt, or give one\n"
-        "per line on standard input."
+        "Search an index of 'sse index'. Without QUERY, type queries at a prompt, or give one per\n"
+        "line on standard input."
     )
     parser.epilog = (
         "examples:\n"
         '  sse search notes.sse "how to restart the server" -k 5\n'
+        '  sse search notes.sse "undo a commit" --where "path LIKE \'git/%\'"\n'
         "  sse search notes.sse\n"
         "  sse search notes.sse --json < queries.txt > results.jsonl\n"
     )
     add = parser.add_argument
-    add("index", metavar="INDEX")
+    add("index", metavar="NAME", help="the index: a folder, or a URL")
     add("query", metavar="QUERY", nargs="*")
     add("-k", type=whole(1), default=10, help="results per query (default: 10)")
-    add("-m", "--model", metavar="DIR", help="folder of the model, if it has moved")
-    add("--oversampling", type=whole(1), default=OVERSAMPLING,
-        help=f"candidates per result of a binary index (default: {OVERSAMPLING})")  # fmt: skip
+    add("--mode", choices=MODES, default="hybrid",
+        help="by meaning (dense), by words (keyword), or both (default: hybrid)")  # fmt: skip
+    add("--where", metavar="SQL", help="a condition on path, title, heading, text, kept columns")
+    add("--least", type=real(), metavar="SCORE",
+        help="the least cosine of a hit, with --mode keyword the least BM25 score")  # fmt: skip
+    add("--passages", action="store_true", help="several hits of one document, not the best alone")
+    add("-m", "--model", metavar="DIR", help="folder of the model (default: the index's own)")
     add_no_fast(parser)
-    add("--full", action="store_true", help="whole texts, not snippets")
+    add("--full", action="store_true", help="whole passages, not snippets")
     add("--json", action="store_true", help="one JSON object per query")
+    add("--oversampling", help=argparse.SUPPRESS)  # of older versions
     return _search
 
 
 def _search(args: argparse.Namespace) -> None:
+    if args.oversampling:
+        sys.stderr.write("warning: --oversampling does nothing any more: searches are exact\n")
     opened = Index(args.index, args.model, fast=not args.no_fast)
     queries = iter([" ".join(args.query)]) if args.query else _queries(len(opened))
     for query in queries:
         start = time.perf_counter()
-        hits = opened.search([query], args.k, args.oversampling)[0]
-        sys.stdout.write(_format(query, hits, args, time.perf_counter() - start))
+        hits = opened.search([query], args.k, args.mode, args.where, args.least,
+                             not args.passages)[0]  # fmt: skip
+        seconds = time.perf_counter() - start
+        if args.json:
+            told = {"query": query, "seconds": round(seconds, 6), "hits": list(map(asdict, hits))}
+            # A terminal gets escapes for all but ASCII: texts may hold what commands it.
+            line = json.dumps(told, ensure_ascii=sys.stdout.isatty(), default=str) + "\n"
+        else:
+            line = _shown(query, hits, opened, args.full)
+        sys.stdout.write(line)
         sys.stdout.flush()
 
 
-def _format(query: str, hits: list[Hit], args: argparse.Namespace, seconds: float) -> str:
-    if args.json:
-        answer = {"query": query, "seconds": round(seconds, 6), "hits": [asdict(h) for h in hits]}
-        return json.dumps(answer, ensure_ascii=False) + "\n"
+def _shown(query: str, hits: list[Hit], opened: Index, full: bool) -> str:
+    """The hits for reading: place, title and headings, and a snippet with marked words."""
+    if not hits:
+        return "nothing found\n"
+    fancy = is_terminal()
+    texts = [hit.text for hit in hits]
+    if not full:
+        texts = snippets(texts, query, opened.model)
     lines = []
-    for hit in hits:
-        text = hit.text if args.full else snippet(hit.text, query)
-        line = f"{hit.rank:3}. {hit.score:.3f}  {hit.where}\n     {text}\n"
-        lines.append(line.translate(CONTROLS))
-    return "".join(lines)
+    for hit, text in zip(hits, texts, strict=True):
+        place = clean(hit.where)
+        if fancy and os.path.exists(hit.file):
+            place = linked(place, hit.file)
+        further = [place.removeprefix(hit.where.rstrip("0123456789")) for place in hit.more]
+        also = clean(f" (also {', '.join(further)})") if further else ""
+        lines.append(f"{hit.rank:3}. {hit.score:.3f}  {place}{also}")
+        above = clean(SEPARATOR.join(filter(None, (hit.title, hit.heading))))
+        body = clean(text, one_line=not full).splitlines()
+        lines += [_line(part, query, fancy) for part in (above, *body) if part]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _line(text: str, query: str, fancy: bool) -> str:
+    """A line of a hit; its indent keeps it from looking like another hit."""
+    if not fancy:
+        return INDENT + text
+    width = max(shutil.get_terminal_size().columns - len(INDENT), 20)
+    out = []
+    for part in textwrap.wrap(text, width) or [""]:
+        at, pieces = 0, []
+        for start, end in matches(part, query):
+            pieces += [part[at:start], marked(part[start:end])]
+            at = max(at, end)
+        out.append(INDENT + "".join([*pieces, part[at:]]))
+    return "\n".join(out)
 
 
 def _queries(size: int) -> Iterator[str]:
@@ -120,7 +118,7 @@ def _queries(size: int) -> Iterator[str]:
             if query := line.decode("utf-8", "replace").strip():
                 yield query
         return
-    sys.stderr.write(f"{size:,} texts. An empty line ends.\n")
+    sys.stderr.write(f"{size:,} passages. An empty line ends.\n")
     while query := _prompt():
         yield query
 

@@ -15,8 +15,8 @@ from typing import Any
 
 # Libraries that the core does without, by the name to import: the extra that brings each.
 EXTRAS = {
-    "faiss": "search",
     "fsspec": "cluster",
+    "lance": "search",
     "kreuzberg": "documents",
     "nanotoken": "fast",
     "onnx": "onnx",

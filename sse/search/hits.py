@@ -59,7 +59,8 @@ class Hit:
 
 def hits_of(table: Any, ranked: Ranked, k: int, grouped: bool, columns: Sequence[str]) -> list[Hit]:
     """The first `k` passages, or with `grouped` the first passage of `k` documents."""
-    best, more = list(range(min(k, len(ranked.rows)))), {}
+    best = list(range(min(k, len(ranked.rows))))
+    more: dict[int, list[str]] = {}
     if grouped:
         best, more = _first_of_documents(table, ranked.rows[: AHEAD * k], k)
         if len(best) < k:
@@ -101,9 +102,8 @@ def _first_of_documents(
     more: dict[int, list[str]] = {}
     places = table.take(rows.tolist(), columns=list(PLACE)).to_pylist() if len(rows) else []
     for at, row in enumerate(places):
-        key = (row["source"], row["path"])
-        if row["unit"] == "row":  # each row of a table is a document
-            key += (row["position"],)
+        by_row = row["unit"] == "row"  # each row of a table is a document
+        key = (row["source"], row["path"], row["position"] if by_row else None)
         if key in first:
             others = more.setdefault(first[key], [])
             if len(others) < MORE:

@@ -23,7 +23,7 @@ class Held(NamedTuple):
     """Rows of one document that the table holds."""
 
     whole: bool
-    count: int
+    rows: int
 
 
 class New(NamedTuple):

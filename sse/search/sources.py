@@ -144,4 +144,4 @@ def _table_rows(
         kept = {name: columns[name] for name in keep if name in columns}
         position = int(re.split("[:#]", record.where)[-1])
         whole = Passage(text, file.path, title, "", position, 0).with_headings()
-        yield Row(whole, title, "", position, "row" if "#" in record.where else "line", kept)
+        yield Row(whole, title, "", position, "row", kept)

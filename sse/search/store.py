@@ -32,7 +32,10 @@ from sse.common.files import write_json
 FORMAT = 1
 TAG = "current"
 KEPT = timedelta(minutes=10)  # how long a version stays that a running search may still read
-FRAGMENTS = 32  # pieces of the table above which they are joined
+# The table is written anew where it has more pieces, or a larger share of deleted rows, which
+# BM25 would go on counting.
+FRAGMENTS, DEAD = 32, 0.02
+WORDS = "words"  # the name of the inverted index
 BASE = ("source", "path", "title", "heading", "position", "unit", "part", "last", "hash", "text",
         "vector")  # fmt: skip  # the index's own columns
 _KEY = b"sse"
@@ -117,6 +120,7 @@ class Store:
     """The folder NAME of an index, or its URL."""
 
     def __init__(self, name: str | os.PathLike[str]) -> None:
+        os.environ.setdefault("LANCE_LOG", "error")  # its warnings are for its own developers
         self.lance = import_extra("lance")
         self.name = os.fspath(name)
         self.local = "://" not in self.name
@@ -186,18 +190,22 @@ class Store:
 
     def create(self, settings: Settings) -> Any:
         """A table without rows; one that exists keeps its versions."""
-        empty = schema(settings).empty_table()
-        return self.lance.write_dataset(empty, self.uri, mode="overwrite")
+        mode = "create" if self.latest() is None else "overwrite"
+        return self.lance.write_dataset(schema(settings).empty_table(), self.uri, mode=mode)
 
     def finish(self, table: Any) -> Any:
         """Index the words of new rows, and let searches read this version."""
         table.checkout_latest()
-        if len(table.get_fragments()) > FRAGMENTS:
-            table.optimize.compact_files()
-        if any("text" in index.field_names for index in table.describe_indices()):
+        if any(index.name == WORDS for index in table.describe_indices()):
+            facts = table.stats.index_stats(WORDS)
+            indexed = facts["indices"]
+            known = sum(part["num_docs"] for part in indexed) + facts["num_unindexed_rows"]
+            dead = known - table.count_rows()
+            if len(table.get_fragments()) > FRAGMENTS or dead > DEAD * table.count_rows():
+                table.optimize.compact_files(materialize_deletions_threshold=0.0)
             table.optimize.optimize_indices()
         else:
-            table.create_scalar_index("text", "INVERTED", name="words", **KEYWORDS)
+            table.create_scalar_index("text", "INVERTED", name=WORDS, **KEYWORDS)
         table.checkout_latest()
         self._write_digests(table)
         tags = table.tags
@@ -226,19 +234,21 @@ class Store:
         return self.folder / "digests" / f"{version}.json"
 
     def _write_digests(self, table: Any) -> None:
-        """Record the digests of all files; those of files that were known are taken over."""
+        """Record the digests of the version's files; those that were known are taken over."""
         if not self.local:
             return
         known: dict[str, str] = {}
         with contextlib.suppress(OSError, ValueError, LookupError):
             before = table.tags.list()[TAG]["version"]
             known = json.loads(self._digest_list(before).read_text("utf-8"))
-        digests = {}
-        settings = settings_of(table, self.name)
-        for path in (*_files(Path(self.uri)), *_files(self.model_folder(settings))):
-            name = path.relative_to(self.folder).as_posix()
-            # Lance never writes to a file again; its names are random.
-            digests[name] = known.get(name) or digest_file(path)
+        model = self.model_folder(settings_of(table, self.name))
+        files = [path for path in model.rglob("*") if path.is_file()]
+        for file in table.tracked_files(min_version=table.version).read_all().to_pylist():
+            if file["version"] == table.version and file["type"] != "transaction file":
+                files.append(Path(self.uri, file["path"]))
+        names = sorted(path.relative_to(self.folder).as_posix() for path in files)
+        # Lance never writes to a file again, and its names are random.
+        digests = {name: known.get(name) or digest_file(self.folder / name) for name in names}
         self._digest_list(0).parent.mkdir(exist_ok=True)
         write_json(self._digest_list(table.version), digests)
 
@@ -253,13 +263,6 @@ class Store:
         for path in (self.folder / "models").iterdir():
             if path != self.model_folder(settings_of(table, self.name)):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files that a search reads, all but the tags and the log of transactions."""
-    unread = ("_refs", "_transactions")
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return [path for path in found if path.relative_to(folder).parts[0] not in unread]
 
 
 def _digest(path: Path) -> str | None:

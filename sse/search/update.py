@@ -218,7 +218,7 @@ def _bring(
 
     def rows() -> Iterator[New]:
         for file in todo:
-            skip = stored[file.key].count if file.key in stored else 0
+            skip = stored[file.key].rows if file.key in stored else 0
             found = rows_of(file, settings, columns.wanted, done.left_out)
             for part, (row, last) in enumerate(with_last(found)):
                 if part >= skip:

@@ -19,8 +19,8 @@ from pathlib import Path
 import sse
 from sse.common.errors import one_line
 from sse.model.quantise import write_compact
+from sse.search.index import Index
 from sse.serving.encoder import Encoder
-from sse.serving.index import Index
 
 from .forked import forked
 from .kills import Tally
@@ -54,8 +54,7 @@ def targets(inputs: Inputs, found: dict[str, Subject], root: Path) -> list[Targe
         outcome = forked(partial(_compact, inputs.model, root / rows, rows))
         assert outcome.code == 0, outcome.errors
         made.append(_model(root / rows, root / rows, vectors))
-    for kind in ("exact", "binary"):
-        made.append(_index(inputs, root / f"index-{kind}", kind))
+    made.append(_index(inputs, root / "index"))
     cache = found["cache"]
     made.append(_subject(cache, root / "cache", cache.files))
     made.append(_subject(found["train"], root / "train", ["run/checkpoints/last.ckpt"], _unfinish))
@@ -132,22 +131,22 @@ def _model(source: Path, folder: Path, read: Callable[[Path], bytes]) -> Target:
     return Target(name, folder, files, lambda: read(folder))
 
 
-def _index(inputs: Inputs, folder: Path, kind: str) -> Target:
+def _index(inputs: Inputs, folder: Path) -> Target:
     from sse.cli.main import main as command
 
     folder.mkdir(parents=True)
     path = folder / "i.sse"
     lines = folder.with_name("some.jsonl")
     lines.write_text("".join(inputs.lines.read_text().splitlines(True)[:400]))
-    given = ["index", str(lines), str(path), "-m", str(inputs.model), "--kind", kind, "--quiet"]
+    given = ["index", str(lines), str(path), "-m", str(inputs.model), "--quiet"]
     assert forked(lambda: command(given)).code == 0
 
     def read() -> bytes:
         opened = Index(path, model=inputs.model)
-        hits = opened.search(texts(30, 11, 5), k=400 if kind == "exact" else 20)
-        return repr(hits).encode()
+        return repr(opened.search(texts(30, 11, 5), k=400)).encode()
 
-    return Target(f"index, {kind}", folder, [path], read)
+    files = [p for p in path.rglob("*") if p.is_file() and p.name not in UNREAD]
+    return Target("index", folder, files, read)
 
 
 def _subject(

@@ -59,7 +59,6 @@ def seeds() -> dict[str, list[bytes]]:
         "int4": [bytes(4 * 4) + np.ones(4, "<f4").tobytes()],
         "config": [json.dumps(config).encode()],
         "modules": [b'[{"idx": 0, "path": "", "type": "x.StaticEmbedding"}]'],
-        "index": [_index()],
     }
 
 
@@ -67,7 +66,6 @@ def readers(root: Path) -> dict[str, Callable[[bytes], object]]:
     """What takes each kind of bytes."""
     from sse.evaluation.collection import load_beir
     from sse.serving.encoder import Encoder
-    from sse.serving.index_file import open_chunks
     from sse.text.records import read_records
 
     given = seeds()
@@ -101,10 +99,6 @@ def readers(root: Path) -> dict[str, Callable[[bytes], object]]:
 
         return read
 
-    def index(data: bytes) -> object:
-        _, chunks = open_chunks(_write(root / "i.sse", data))
-        return [(chunk.scanned(), chunk.text(len(chunk) - 1)) for chunk in chunks]
-
     from safetensors.numpy import load, save
 
     whole = load(given["table"][0])
@@ -118,21 +112,7 @@ def readers(root: Path) -> dict[str, Callable[[bytes], object]]:
         "int4": model("embedding.q4_k_m.bin", model_rest__safetensors=rest),
         "config": model("sse_config.json"),
         "modules": model("modules.json", model__safetensors=alone),
-        "index": index,
     }  # fmt: skip
-
-
-def _index() -> bytes:
-    import numpy as np
-
-    from sse.serving.index_file import index_writer
-    from sse.text.records import Record
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "i")
-        with index_writer(path, "binary", 8, {"model": "m", "probe": [1.0]}) as file:
-            file.write([Record("red", "f:1"), Record("blue", "f:2")], np.ones((2, 8), np.float32))
-        return path.read_bytes()
 
 
 def _write(path: Path, data: bytes) -> Path:
@@ -148,7 +128,6 @@ def fuzz_one(name: str, root: Path, arguments: list[str]) -> None:
     with atheris.instrument_imports(include=["sse"]):
         import sse.evaluation.collection
         import sse.serving.encoder
-        import sse.serving.index_file
         import sse.text.records  # noqa: F401
     from sse.common.errors import UserError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("faiss", reason="the extra 'search' is not installed")
+pytest.importorskip("lance", reason="the extra 'search' is not installed")
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,5 +37,5 @@ def test_damaged_files_are_refused_or_made_again(tmp_path):
     found = disturbed(
         tmp_path, "--kills=0", "--full=0", "--shared=0", "--damages=4", "--only", *only
     )
-    assert len(found) == 14, "flips and cuts of seven kinds of file"
+    assert len(found) == 12, "flips and cuts of six kinds of file"
     assert sum(tally["refused"] for tally in found.values()) >= 20
