@@ -41,17 +41,20 @@ def export(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse export`."""
     parser.description = (
         "Write a model in another form: a folder for sentence-transformers (extra `train`),\n"
-        "a folder with smaller rows for this package, or an ONNX file (extra `onnx`)."
+        "a folder with smaller rows for this package, a folder for another library, or an ONNX\n"
+        "file (extra `onnx`)."
     )
     parser.epilog = (
         "examples:\n"
         "  sse export published-model portable\n"
         "  sse export model small --rows int8 --dim 256\n"
         "  sse export model model.onnx\n"
+        "  sse export model for-model2vec --to model2vec\n"
     )
     add = parser.add_argument
     add("model", metavar="DIR")
     add("target", metavar="OUT", help="a new folder, or a file ending in .onnx")
+    add("--to", choices=["model2vec"], help="write the folder of another library")
     add("--rows", choices=ROW_KINDS, default="float32", help="how the table is stored")
     add("--dim", type=whole(1), help="first dimensions only (Matryoshka)")
     add("--force", action="store_true", help="replace OUT if it is an ONNX file or a model folder")
@@ -62,16 +65,23 @@ def export(parser: argparse.ArgumentParser) -> Run:
 def _export(args: argparse.Namespace) -> None:
     """Write the model in the form that OUT and `--rows` name."""
     target = Path(args.target)
+    notes: list[str] = []
     if target.suffix == ".onnx":
         from sse.model.onnx import export_onnx
         from sse.serving.vector_files import check_target
 
         check_target(target, args.force)
+        if args.to:
+            raise UserError(f"--to {args.to}: {target} names an ONNX file; give a folder")
         if args.rows != "float32":
             raise UserError(f"--rows {args.rows}: an ONNX file holds float32 rows")
         export_onnx(args.model, target, args.dim)
     elif target.is_dir() and any(target.iterdir()) and not args.force:
         raise UserError(f"{target} exists: give a new folder, or --force to replace a model folder")
+    elif args.to == "model2vec":
+        from sse.model.model2vec import write_model2vec
+
+        notes = write_model2vec(args.model, target, args.rows, args.dim)
     elif args.rows != "float32":
         from sse.model.quantise import write_compact
 
@@ -81,9 +91,11 @@ def _export(args: argparse.Namespace) -> None:
     files = [target] if target.is_file() else [f for f in target.rglob("*") if f.is_file()]
     size = sum(file.stat().st_size for file in files)
     if args.json:
-        sys.stdout.write(json.dumps({"out": str(target), "bytes": size}) + "\n")
+        facts = {"out": str(target), "bytes": size} | ({"notes": notes} if notes else {})
+        sys.stdout.write(json.dumps(facts) + "\n")
     else:
         sys.stdout.write(f"{target}: {size / 2**20:,.1f} MiB\n")
+        sys.stdout.writelines(f"note: {note}\n" for note in notes)
 
 
 def _portable(source: str, target: Path, dim: int | None) -> None:

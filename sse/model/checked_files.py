@@ -21,7 +21,8 @@ from sse.common.digests import CONFIG_NAME, check_folder
 from sse.common.errors import UserError
 from sse.model.table import EmbeddingTable
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1"}
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1",
+           "I16": "<i2", "I32": "<i4", "I64": "<i8"}  # fmt: skip
 _MAX_HEADER = 10_000_000  # bytes; safetensors' own limit is 100 MB
 _MAX_JSON = 200_000_000  # bytes; `sse.text.tokenizer` has the same limit
 

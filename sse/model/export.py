@@ -28,6 +28,7 @@ from sse.common.files import atomic_folder, write_json
 from sse.common.version import __version__
 from sse.model.card import write_card
 from sse.model.folder import FORMAT, check_target
+from sse.model.library_files import write_library_files
 from sse.model.model import SSE
 from sse.model.norm_forms import NORM_FORMS, Diagonal, Standard
 from sse.model.table import check_finite
@@ -66,6 +67,8 @@ def export(
     with atomic_folder(target) as temporary:
         native.save(str(temporary), create_model_card=False)
         _for_every_version(temporary)
+        tokens = module.text_tokenizer
+        write_library_files(temporary, tokens.tokenizer, module.dim, tokens.max_tokens)
         write_config(
             temporary,
             {
@@ -73,8 +76,8 @@ def export(
                 "norm": module.norm_name,
                 "dim": module.dim,
                 "vocab_size": module.embedding.num_embeddings,
-                "tokens": module.text_tokenizer.vocab_size,
-                "max_tokens": module.text_tokenizer.max_tokens,
+                "tokens": tokens.vocab_size,
+                "max_tokens": tokens.max_tokens,
                 "version": __version__,
             },
         )
@@ -121,6 +124,7 @@ def _table(module: SSE) -> modules.StaticEmbedding:
     table = module.embedding.weight.detach().float().cpu().contiguous()
     check_finite(table.numpy())
     tokenizer = copy.deepcopy(module.tokenizer)
+    tokenizer.post_processor = None
     if module.text_tokenizer.max_tokens:
         tokenizer.enable_truncation(module.text_tokenizer.max_tokens)
     return modules.StaticEmbedding(tokenizer, embedding_weights=table)

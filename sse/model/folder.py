@@ -7,13 +7,13 @@
 | compact int4    | sse_config.json, `rows` is int4  | Q4_TABLE          | Q4_REST                |
 | published 4-bit | Q4_TABLE                         | Q4_TABLE          | Q4_REST                |
 | published       | tensors beside the table         | model.safetensors | beside the table       |
-| StaticEmbedding | modules.json names nothing else  | model.safetensors | none                   |
+| of others       | `sse.model.static_tables`        |                   | none                   |
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from sse.common.digests import CONFIG_NAME
 from sse.common.errors import UserError
 from sse.model.checked_files import ModelFiles, read_q4
 from sse.model.norm_forms import NORM_FORMS
+from sse.model.static_tables import read_static_table
 from sse.model.table import ROW_KINDS, EmbeddingTable
 
 FORMAT = 1  # the number of `sse_config.json`'s format
+TABLE = "model.safetensors"
 Q4_TABLE, Q4_REST = "embedding.q4_k_m.bin", "model_rest.safetensors"
 
 
@@ -82,16 +84,25 @@ def read_folder(folder: str | os.PathLike[str], verify: bool = True) -> ModelFol
     elif files.has(Q4_TABLE):
         rows = read_q4(files.path(Q4_TABLE), _vocabulary(files))
         model = _model(files, rows, "dyt", _vectors(root, files.tensors(Q4_REST), "dyt"))
+    elif files.has(TABLE) and _is_published(tensors := files.tensors(TABLE)):
+        model = _model(files, _rows(root, tensors), "dyt", _vectors(root, tensors, "dyt"))
     else:
-        tensors = files.tensors("model.safetensors")
-        rows = _rows(root, tensors)
-        if len(tensors) > 1:
-            model = _model(files, rows, "dyt", _vectors(root, tensors, "dyt"))
-        else:
-            _check_alone(files)
-            model = _model(files, rows, "none", {})
+        model = _read_others(files)
     _check_vectors(model, root)
     return model
+
+
+def _is_published(tensors: dict[str, NDArray[Any]]) -> bool:
+    """Whether the tensors are those of the published layout: DyT's beside the table."""
+    return any(name.startswith("dyt.") for name in tensors)
+
+
+def _read_others(files: ModelFiles) -> ModelFolder:
+    """A static table of another library; RMSNorm with a gain of 1 is L2 normalisation."""
+    table = read_static_table(files)
+    vectors = {"gain": np.ones(table.rows.shape[1], np.float32)} if table.normalised else {}
+    model = _model(files, table.rows, "rmsnorm" if vectors else "none", vectors, table.tokenizer)
+    return replace(model, max_tokens=table.max_tokens)
 
 
 def _vocabulary(files: ModelFiles) -> int:
@@ -115,7 +126,7 @@ def _read_export(files: ModelFiles) -> ModelFolder:
         raise UserError(f"{place} names the norm '{norm}': this version knows {known}")
     if "rows" in config:
         return _read_compact(files, norm)
-    rows = _rows(files.root, files.tensors("model.safetensors"))
+    rows = _rows(files.root, files.tensors(TABLE))
     return _model(files, rows, norm, _module_vectors(files, norm))
 
 
@@ -143,7 +154,7 @@ def _read_compact(files: ModelFiles, norm: str) -> ModelFolder:
     root, kind, vocab = files.root, files.config["rows"], files.config.get("vocab_size")
     if str(kind) not in ROW_KINDS or type(vocab) is not int:
         raise UserError(f"{root / CONFIG_NAME} has rows {kind!r} of {vocab!r} tokens: export again")
-    tensors = files.tensors(Q4_REST if kind == "int4" else "model.safetensors")
+    tensors = files.tensors(Q4_REST if kind == "int4" else TABLE)
     rows = read_q4(files.path(Q4_TABLE), vocab) if kind == "int4" else _rows(root, tensors)
     if rows.kind != kind or rows.shape[0] != vocab:
         raise UserError(
@@ -154,7 +165,11 @@ def _read_compact(files: ModelFiles, norm: str) -> ModelFolder:
 
 
 def _model(
-    files: ModelFiles, rows: EmbeddingTable, norm: str, vectors: dict[str, NDArray[np.float32]]
+    files: ModelFiles,
+    rows: EmbeddingTable,
+    norm: str,
+    vectors: dict[str, NDArray[np.float32]],
+    tokenizer: str = "tokenizer.json",
 ) -> ModelFolder:
     """The `ModelFolder` of a table, a norm, its vectors and the files that all layouts share."""
     config, digests = files.config, "none"
@@ -165,7 +180,7 @@ def _model(
         place = files.root / CONFIG_NAME
         raise UserError(f"{place} has max_tokens {limit!r}: a positive number or null")
     return ModelFolder(
-        rows, norm, vectors, files.path("tokenizer.json"), digests, limit, _settings(files),
+        rows, norm, vectors, files.path(tokenizer), digests, limit, _settings(files),
         config.get("tokens"),
     )  # fmt: skip
 
@@ -194,18 +209,6 @@ def _vectors(
             f"{root} lacks {', '.join(missing)}: a damaged model, or none that this version knows"
         )
     return {name: np.array(tensors[full], np.float32) for name, full in names.items()}
-
-
-def _check_alone(files: ModelFiles) -> None:
-    """UserError unless the folder's only module is sentence-transformers' StaticEmbedding."""
-    modules = files.json("modules.json", list)
-    types = [module.get("type") if isinstance(module, dict) else None for module in modules]
-    kinds = [str(kind).rsplit(".", 1)[-1] for kind in types]
-    if kinds != ["StaticEmbedding"]:
-        raise UserError(
-            f"{files.root} has the modules {', '.join(kinds)}: only a StaticEmbedding alone or an "
-            "export of this project can be read; SentenceTransformer(path) may load it"
-        )
 
 
 def _check_vectors(model: ModelFolder, root: Path) -> None:

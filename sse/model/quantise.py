@@ -13,7 +13,6 @@ float32's own rounding (of float16 below 2^-14 it is 2^-25):
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,10 @@ from sse.common.digests import write_config
 from sse.common.errors import UserError
 from sse.common.files import atomic_folder, write_json
 from sse.model.folder import FORMAT, Q4_REST, Q4_TABLE, ModelFolder, check_target, read_folder
+from sse.model.library_files import write_library_files
 from sse.model.norm_forms import NORM_FORMS
 from sse.model.table import ROW_KINDS, EmbeddingTable, check_finite
+from sse.text.tokenizer import load_tokenizer
 
 PRECISIONS = ("float32", "int8", "binary")  # of vectors
 
@@ -92,6 +93,7 @@ def write_compact(
     check_target(target)
     if dim is not None:
         model = truncate(model, dim)
+    tokenizer = load_tokenizer(str(model.tokenizer)).tokenizer
     table, scales = quantise_rows(model.table, rows)
     tensors = {f"{model.norm}.{name}": vector for name, vector in model.vectors.items()}
     config = {
@@ -114,7 +116,9 @@ def write_compact(
             if scales is not None:
                 tensors["embedding.scale"] = scales
             save_file(tensors, folder / "model.safetensors")
-        shutil.copyfile(model.tokenizer, folder / "tokenizer.json")
+        tokenizer.post_processor = None
+        tokenizer.save(str(folder / "tokenizer.json"))
+        write_library_files(folder, tokenizer, model.rows.shape[1], model.max_tokens)
         if model.settings:
             write_json(folder / "config_sentence_transformers.json", model.settings)
         write_config(folder, config)
