@@ -61,7 +61,7 @@ def _model2vec(files: ModelFiles, tensors: Tensors) -> StaticTable:
     if unknown is not None and unknown < rows.shape[0]:
         table = np.array(rows.rows)
         table[unknown] = 0
-        rows = EmbeddingTable(table, rows.scales)
+        rows = EmbeddingTable(table, rows.scales, rows.name)
     length = config.get("max_length", MODEL2VEC_LENGTH)
     if length is not None and (type(length) is not int or length < 1):
         raise UserError(f"{files.root}/config.json has max_length {length!r}: a number or null")
@@ -110,7 +110,7 @@ def _rows(root: Path, tensors: Tensors) -> EmbeddingTable:
             )
         table = np.asarray(table, np.float32) * weights.astype(np.float32)[:, None]
     scales = np.ones(len(table), np.float32) if table.dtype == np.int8 else None
-    return EmbeddingTable(table, scales)
+    return EmbeddingTable(table, scales, f"the table of {root}")
 
 
 def _truncation(files: ModelFiles, tokenizer: dict[str, Any]) -> int | None:
