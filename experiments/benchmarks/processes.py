@@ -115,7 +115,7 @@ def measure(options: argparse.Namespace) -> Measured | None:
         options.paths, tokenizer=options.tokenizer, batch_size=options.batch, holdout=0
     )
     distributed.in_turn(lambda: data.build(lambda line: None))
-    module = SSEModule()
+    module = SSEModule(norm="dyt", norm_lr=None)
     module.build(data.tokenizer)
     module.shard()
     batches = PairBatches(data.sets, data.plan(0, world)[: options.steps + WARMUP])

@@ -40,7 +40,7 @@ def ours(kind: str, size: Size, paths: list[str], tokenizer: str) -> Timed:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         data = build(kind, size, paths, tokenizer, folder)
-        module = SSEModule()
+        module = SSEModule(norm="dyt", norm_lr=None)
         module.build(data.tokenizer)
         clock = Clock(size.warmup)
         throughput = Throughput()
@@ -55,7 +55,7 @@ def bare_loop(kind: str, size: Size, paths: list[str], tokenizer: str) -> Timed:
     """The training step without a trainer: gather, pool, loss, backward, fused Adam."""
     keep_freed_memory()
     data = build(kind, size, paths, tokenizer, None)
-    module = SSEModule()
+    module = SSEModule(norm="dyt", norm_lr=None)
     module.build(data.tokenizer)
     batches = PairBatches(data.sets, data.plan(0))
     optimizer = torch.optim.AdamW(module.parameters(), **ADAM, weight_decay=0, fused=True)

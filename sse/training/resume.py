@@ -55,21 +55,28 @@ def arguments_of(args: Sequence[str] | None) -> list[str]:
     arguments = list(sys.argv[1:] if args is None else args)
     for i, argument in enumerate(arguments):
         if argument == "--resume" and i + 1 < len(arguments):
-            return ["--config", str(_config(arguments[i + 1])), *arguments]
+            return [*_saved(arguments[i + 1]), *arguments]
         if argument.startswith("--resume="):
-            return ["--config", str(_config(argument.removeprefix("--resume="))), *arguments]
+            return [*_saved(argument.removeprefix("--resume=")), *arguments]
     return arguments
+
+
+def _saved(folder: str) -> list[str]:
+    """The options of the run in `folder`, as a command line."""
+    path = _config(folder)
+    # Older files leave out what is null; this option was null by default then.
+    older = [] if "norm_lr:" in path.read_text("utf-8") else ["--model.norm_lr=null"]
+    return ["--config", str(path), *older]
 
 
 def check_resumed(parser: ArgumentParser, config: Namespace) -> None:
     """Refuse to go on with other options than the run had, and say which differ."""
-    path = _config(config.resume)
     if config.out and Path(config.out).resolve() != Path(config.resume).resolve():
         raise UserError(
             f"--out {config.out} differs from --resume {config.resume}: a resumed run stays in its "
             "folder, leave --out away"
         )
-    saved = flat(parser.parse_path(str(path)))
+    saved = flat(parser.parse_args(_saved(config.resume)))
     now = flat(config)
     differ = [
         f"{key}: {saved.get(key)} -> {now.get(key)}"

@@ -23,6 +23,7 @@ def make_options(folder, negatives=False):
         "--data.vocab_size=600",
         "--data.batch_size=32",
         "--model.dim=32",
+        "--model.norm=dyt",  # the norm with most parts
         "--trainer.max_epochs=2",
         "--trainer.enable_progress_bar=false",
         "--trainer.accelerator=cpu",

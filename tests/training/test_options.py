@@ -23,7 +23,7 @@ def test_a_config_file_of_an_older_run_is_read_and_a_new_one_forgets_what_has_le
     options = parse(["--config", str(old), "--model.dim=64"])
     check(options)
     assert (options.config.ema, options.config.model.dim) == (0.5, 64)
-    assert "profile" not in options.recipe()
+    assert "profile:" not in options.recipe()
     assert "optimizer: adam" in options.recipe()
 
 
@@ -37,6 +37,29 @@ def test_the_seed_is_one_for_everything():
     config = parse(["--seed_everything=7"]).config
     assert (config.model.seed, config.data.seed) == (7, 7)
     assert "seed: 7" not in parse(["--seed_everything=7"]).recipe()
+
+
+@pytest.mark.parametrize("name", ["sse_v1", "sse_v2"])
+def test_the_published_recipe_is_whole_in_its_file(name):
+    model = parse(["--config", str(ROOT / "experiments" / "configs" / f"{name}.yaml")]).config.model
+    assert (model.norm, model.lr, model.norm_lr, model.start) == ("dyt", 0.1, None, None)
+    assert (model.alpha_init, model.table_std, model.scale) == (0.5, 1.0, 20.0)
+
+
+@pytest.mark.parametrize("rate", ["null", "0.02"])
+def test_a_resumed_run_keeps_the_norms_rate(tmp_path, rate):
+    options = parse([f"--model.norm_lr={rate}"])
+    (tmp_path / "config.yaml").write_text(options.recipe())
+    again = parse(["--resume", str(tmp_path)])
+    check(again)
+    assert again.config.model.norm_lr == options.config.model.norm_lr
+
+
+def test_a_run_from_before_the_norm_had_a_rate_of_its_own_keeps_the_tables(tmp_path):
+    (tmp_path / "config.yaml").write_text("model: {norm: dyt, lr: 0.1}")
+    again = parse(["--resume", str(tmp_path)])
+    check(again)
+    assert (again.config.model.norm, again.config.model.norm_lr) == ("dyt", None)
 
 
 @pytest.mark.parametrize(
