@@ -25,6 +25,7 @@ TYPES = {
 }
 UNPACKED = 256 << 20  # bytes that the parts of a file may unpack to: a small one may hold terabytes
 SECONDS = 60  # for one file
+AHEAD = 20  # pages that are looked through for the next paragraph
 
 
 def read_office(data: bytes, kind: str, outline: Outline) -> None:
@@ -95,7 +96,8 @@ def _page_finder(pages: list[str]) -> Callable[[str, int], int]:
     def place(text: str, line: int) -> int:
         nonlocal current
         key = _letters(text)[:40]
-        current = next((i for i in range(current, len(letters)) if key in letters[i]), current)
+        ahead = range(current, min(current + AHEAD, len(letters)))
+        current = next((i for i in ahead if key in letters[i]), current)
         return current + 1
 
     return place

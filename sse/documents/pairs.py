@@ -6,7 +6,7 @@
 | `heading` | title and path of headings | the same |
 | `title` | the title | the first passage of the document |
 | `first` | the first sentence of a passage | the rest of it |
-| `neighbour` | another sentence of a passage | the sentences around it |
+| `neighbour` | any other sentence of a passage | the sentences around it |
 
 Such anchors are made, not asked: nobody has typed them into a search box.
 """
@@ -17,7 +17,6 @@ import hashlib
 import pickle
 import re
 import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ from sse.documents.passages import passages, sentences
 
 KINDS = ("question", "heading", "title", "first", "neighbour")
 PASSAGE = 800  # characters of a positive at most
-PER_DOCUMENT = 500  # pairs at most, so that one long log is not the whole training
+PER_DOCUMENT = 2_000  # pairs at most, so that one long log is not the whole training
 COMMON = (3, 0.01)  # boilerplate is a paragraph that so many documents share, or such a part of all
 ALIKE = 200  # the letters by which two passages that begin alike are near-duplicates
 MIN_POSITIVE = 60  # characters
@@ -115,12 +114,12 @@ def _of_headings(title: str, section: Section, passage: str, first: bool) -> Ite
 
 
 def _of_sentences(passage: str) -> Iterator[Pair]:
-    """The first sentence with the rest, and one more sentence, chosen by a hash of the passage."""
+    """Each sentence with the rest of the passage."""
     parts = [one_line(sentence) for sentence in sentences(passage)]
-    if len(parts) > 1:
-        yield Pair(parts[0], " ".join(parts[1:]), "first")
-    if len(parts) > 2:
-        at = 1 + zlib.crc32(passage.encode()) % (len(parts) - 1)
+    if len(parts) == 1:
+        return
+    yield Pair(parts[0], " ".join(parts[1:]), "first")
+    for at in range(1, len(parts) if len(parts) > 2 else 0):
         yield Pair(parts[at], " ".join((*parts[:at], *parts[at + 1 :])), "neighbour")
 
 

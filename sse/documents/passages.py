@@ -13,7 +13,7 @@ OVERLAP = 0
 # A sentence ends at a mark before a blank and no small letter, at a full-width mark, or where the
 # next line begins an item of a list.
 _SENTENCE = re.compile(
-    r"(?<=[.!?])[\"')\]]*\s+(?=[^\sa-z])|(?<=[。！？])|\n(?=\s*(?:[-*+•]|\d+[.)])\s)"
+    r"(?<=[.!?])[\"')\]]*\s+(?=[^\sa-z])|(?<=[。！？])|\n(?=[ \t]*(?:[-*+•]|\d+[.)])\s)"
 )
 _LOWER = re.compile(r"(?<=[.!?])[\"')\]]*\s+")  # in a text that has no capital
 
@@ -108,8 +108,10 @@ def _pieces(paragraphs: tuple[Paragraph, ...], size: int) -> Iterator[tuple[str,
 
 def _cut(text: str, size: int) -> Iterator[str]:
     """The text in pieces of `size` characters at most, cut at blanks where there are some."""
-    while len(text.rstrip()) > size:
-        at = max(text.rfind(" ", size // 2, size), text.rfind("\n", size // 2, size)) + 1
-        yield text[: at or size]
-        text = text[at or size :]
-    yield text
+    start, end = 0, len(text.rstrip())
+    while end - start > size:
+        half, stop = start + size // 2, start + size
+        at = max(text.rfind(" ", half, stop), text.rfind("\n", half, stop)) + 1 or stop
+        yield text[start:at]
+        start = at
+    yield text[start:]

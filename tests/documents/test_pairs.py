@@ -28,10 +28,11 @@ def test_a_section_gives_a_pair_of_each_kind_questions_first():
     assert ("heading", "Bread without yeast How do I keep it?", SOUR) in found
     assert ("title", "Bread without yeast", FEED) in found
     assert ("first", "Feed the starter every day.", FEED.split(". ", 1)[1]) in found
-    kind, anchor, rest = next(p for p in found if p[0] == "neighbour")
-    assert anchor in FEED
-    assert anchor not in rest
-    assert sorted((anchor + " " + rest).split()) == sorted(FEED.split())
+    of_feed = [(anchor, rest) for kind, anchor, rest in found if kind == "neighbour"][:2]
+    assert all(anchor in FEED for anchor, _ in of_feed)
+    for anchor, rest in of_feed:
+        assert anchor not in rest
+        assert sorted((anchor + " " + rest).split()) == sorted(FEED.split())
 
 
 def test_only_the_kinds_asked_for_are_made():
@@ -58,6 +59,6 @@ def test_listings_are_no_sentences_and_names_of_files_no_titles():
 
 
 def test_a_long_document_gives_a_bounded_number_of_pairs():
-    words = ["".join(chr(97 + int(digit)) for digit in str(n)) for n in range(400)]
+    words = ["".join(chr(97 + int(digit)) for digit in str(n)) for n in range(900)]
     sections = [([f"Part {w} of many"], [f"Of {w} and {w} this tells. {FEED}"]) for w in words]
     assert len(pairs_of(document("a", *sections))) == PER_DOCUMENT

@@ -7,6 +7,7 @@ import pytest
 
 from sse.common.errors import UserError
 from sse.documents.left_out import LeftOut
+from sse.documents.passages import passages
 from sse.documents.read import read_document, read_documents
 
 MARKDOWN = """---
@@ -151,6 +152,34 @@ def test_text_may_be_packed_in_another_encoding_or_without_ending(tmp_path):
     declared = '<meta charset="latin-1"><p>täglich'.encode("latin-1")
     assert parts(document(tmp_path, "c.html", declared)) == [((), "täglich", False)]
     assert document(tmp_path, "README", "daily").title == "README"
+
+
+MARKS = ["*", "_", "`", "[", "![", "<", "<a", "<!--", "<<", "|", "-", " -", "#", "\\a[", "\\cite["]
+MARKS += [
+    ":a:`",
+    ".. ",
+    "\n",
+    "\n- ",
+    "a. ",
+    ". \n",
+    "=\n",
+    "link:",
+    "[[",
+    "<p>",
+    "<div>",
+    "&",
+    "def ",
+]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.txt", "a.md", "a.rst", "a.adoc", "a.org", "a.tex", "a.html", "a.py"]
+)
+def test_marks_that_never_end_are_read_in_linear_time(tmp_path, name):
+    for mark in MARKS:
+        (tmp_path / name).write_text(mark * (5_000 // len(mark)))
+        found = read_document(tmp_path / name, LeftOut())
+        assert found is None or list(passages(found, 200, 50))
 
 
 @pytest.fixture
