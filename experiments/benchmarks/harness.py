@@ -7,6 +7,7 @@ A figure is the median over rounds; a ratio is the median of each round's ratio.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import subprocess
 import sys
@@ -27,10 +28,11 @@ Rounds = dict[str, list[float]]
 
 
 def parser(name: str, text: str | None) -> Parser:
-    """The command line of `python -m experiments.benchmarks.NAME`, with --quick and --json."""
+    """The command line of `python -m experiments.benchmarks.NAME`, with what all have in common."""
     made = Parser(prog=f"python -m experiments.benchmarks.{name}", description=text)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("--quick", action="store_true", help="the smallest form, to see that it runs")
+    made.add_argument("--busy", action="store_true", help="keep the last core busy meanwhile")
     made.add_argument("--json", type=Path, metavar="FILE", help="file for the results")
     return made
 
@@ -44,7 +46,27 @@ def parse(made: Parser, words: list[str] | None, quick: dict[str, Any], *least: 
         values = getattr(args, name)
         if min(values if isinstance(values, (list, tuple)) else [values], default=1) < 1:
             raise UserError(f"--{name.replace('_', '-')}: give at least 1")
+    if args.busy:
+        neighbour()
     return args
+
+
+BUSY = """
+import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(10**6):
+        pass
+"""
+
+
+def neighbour() -> subprocess.Popen[bytes]:
+    """Another process, which keeps the last core busy until this one ends."""
+    core = max(os.sched_getaffinity(0))
+    process = subprocess.Popen([sys.executable, "-c", BUSY, str(core)])
+    atexit.register(process.kill)
+    return process
 
 
 def say(line: str) -> None:

@@ -9,6 +9,9 @@ not timed. Two figures per batch size, and the process's peak memory:
     cached    pairs/s over some steps of tokens that lie in the token cache
     raw       pairs/s over one epoch, reading, tokenising and planning included
 
+`sse, one thread` is ours on one thread. With --busy the last core is kept busy, so that these two
+tell what a neighbour costs: --busy --pairs 0 --systems sse "sse, one thread".
+
 sentence-transformers and model2vec tokenise at every step: they have no cache, and the first's
 `cached` is its steps alone. model2vec has one dimension instead of five and no DyT. A system whose
 logits cannot fit in the memory is not started; one that runs out of it all the same says so.
@@ -30,7 +33,8 @@ from experiments.benchmarks import harness
 from sse.common.errors import UserError, one_line
 
 BASE = "sentence-transformers"
-SYSTEMS = ("sse", "bare loop", "eager Lightning", BASE, "model2vec")
+ONE_THREAD = "sse, one thread"
+SYSTEMS = ("sse", ONE_THREAD, "bare loop", "eager Lightning", BASE, "model2vec")
 NEEDS = {BASE: "accelerate", "model2vec": "model2vec"}
 NO_CACHE, NO_READER = ("model2vec",), ("bare loop",)  # without a `cached`, a `raw` figure
 # B x B float32 matrices alive at once: two per Matryoshka dim in the graph and two in hand; one dim
@@ -51,10 +55,10 @@ class Size(NamedTuple):
 
     @classmethod
     def of(cls, batch: int, have: int, pairs: int, rounds: int, most: int = 10**9) -> Size:
-        """Some 20,000 pairs of those we have; past 4,096 the loss is nearly all, so one round."""
-        steps = min(most, max(1, min(20_000, have // 2) // batch))
+        """Some 50,000 pairs of those we have; past 4,096 the loss is nearly all, so one round."""
+        steps = min(most, max(1, min(50_000, have * 4 // 5) // batch))
         large = batch > 4096
-        epoch = 0 if large else max(2, min(pairs, have) // batch) * batch
+        epoch = 0 if large or not pairs else max(2, min(pairs, have) // batch) * batch
         return cls(batch, steps, 0 if large else max(1, steps // 5), epoch, 1 if large else rounds)
 
 
@@ -67,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--tokenizer", required=True, help="tokenizer.json or hub name")
     batches = [512, 4096, 16384, 65536]
     add("--batches", nargs="+", type=int, default=batches, help="pairs per step")
-    add("--pairs", type=int, default=30_000, help="pairs of the raw epoch")
+    add("--pairs", type=int, default=30_000, help="pairs of the raw epoch; 0: none")
     add("--rounds", type=int, default=2, help="of batches up to 4,096; then one")
     add("--steps", type=int, default=10**9, help="timed steps at most")
     add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
@@ -154,7 +158,8 @@ def run(system: str, kind: str, size: Size, paths: list[str], tokenizer: str) ->
     one = {"system": system, "kind": kind, "size": size, "paths": paths, "tokenizer": tokenizer}
     one |= {"memory": int(SHARE * free)}
     command = ["-m", "experiments.benchmarks.training", "--paths", "-", "--tokenizer", "-"]
-    done = harness.fresh([*command, "--one", json.dumps(one)])
+    environment = {"OMP_NUM_THREADS": "1"} if system == ONE_THREAD else {}
+    done = harness.fresh([*command, "--one", json.dumps(one)], **environment)
     if done.returncode == 0:
         measured: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return measured
@@ -186,7 +191,8 @@ def available() -> int:
 def table(facts: dict[str, Any]) -> str:
     """A row per batch size, kind and system; a system that did not run says why."""
     rows = facts["results"]
-    base = {(r["batch"], r["kind"]): r for r in rows if r["system"] == BASE}
+    peer_name = next((b for b in (BASE, ONE_THREAD) if any(r["system"] == b for r in rows)), BASE)
+    base = {(r["batch"], r["kind"]): r for r in rows if r["system"] == peer_name}
     lines = []
     for row in rows:
         head = [f"{row['batch']:,} {row['kind']} {row['system']}"]
@@ -200,7 +206,7 @@ def table(facts: dict[str, Any]) -> str:
             else ""
         )
         lines.append([*head, f"{median(rates):,.0f}", x, f"{median(row['peak_mib']):,.0f}"])
-    return harness.markdown(["batch, from, system", "pairs/s", f"x {BASE}", "peak MiB"], lines)
+    return harness.markdown(["batch, from, system", "pairs/s", f"x {peer_name}", "peak MiB"], lines)
 
 
 def panels(facts: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:

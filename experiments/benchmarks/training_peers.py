@@ -26,6 +26,7 @@ from sse.text.tokenizer import load_tokenizer
 from sse.training.allocator import keep_freed_memory
 from sse.training.callbacks import Progress, Throughput
 from sse.training.module import PUBLISHED_DIMS, SSEModule
+from sse.training.neighbours import Neighbours, take_cores
 
 if TYPE_CHECKING:
     from experiments.benchmarks.training import Size
@@ -37,6 +38,7 @@ Timed = tuple[float, int]
 def ours(kind: str, size: Size, paths: list[str], tokenizer: str) -> Timed:
     """Our Lightning trainer."""
     keep_freed_memory()
+    take_cores()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         data = build(kind, size, paths, tokenizer, folder)
@@ -44,7 +46,7 @@ def ours(kind: str, size: Size, paths: list[str], tokenizer: str) -> Timed:
         module.build(data.tokenizer)
         clock = Clock(size.warmup)
         throughput = Throughput()
-        fit(module, data, clock, throughput, Progress(throughput))
+        fit(module, data, clock, Neighbours(), throughput, Progress(throughput))
         plan = data.plan(0)
         if kind == "raw":
             return time.perf_counter() - start, sum(len(batch.rows) for batch in plan)
@@ -282,6 +284,7 @@ def fit(module: L.LightningModule, data: Any, *own: Callback) -> None:
 
 SYSTEMS = {
     "sse": ours,
+    "sse, one thread": ours,
     "bare loop": bare_loop,
     "eager Lightning": eager,
     "sentence-transformers": sentence_transformers,

@@ -146,7 +146,7 @@ def facts() -> dict[str, str | int | None]:
     here = machine.machine()
     return {
         **machine.versions("torch", "lightning", "numpy"),
-        **{name: here[name] for name in ("threads", "machine", "device")},
+        **{name: here[name] for name in ("machine", "device")},
         "processes": world(),
     }
 

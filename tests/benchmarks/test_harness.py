@@ -1,8 +1,11 @@
 """Claims about what every benchmark shares: turns, ratios, options, and that each one starts."""
 
+import os
+import time
+
 import pytest
 
-from experiments.benchmarks.harness import parse, parser, ratio, turns
+from experiments.benchmarks.harness import neighbour, parse, parser, ratio, turns
 from sse.common.errors import UserError
 
 
@@ -16,6 +19,23 @@ def test_systems_take_turns_in_another_order_each_round_and_the_warm_up_does_not
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios():
     assert ratio([1, 6, 4], [1, 2, 8]) == 1.0
+
+
+def test_a_neighbour_takes_the_last_core_until_it_is_ended():
+    process = neighbour()
+    try:
+        wait_for(lambda: os.sched_getaffinity(process.pid) == {max(os.sched_getaffinity(0))})
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(true):
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_quick_shrinks_what_is_not_given():

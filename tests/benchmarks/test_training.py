@@ -24,9 +24,9 @@ FACTS = {
 
 
 def test_large_batches_get_few_steps_and_one_round():
-    assert Size.of(512, 10**6, 30_000, 3) == Size(512, 39, 7, 29_696, 3)
+    assert Size.of(512, 10**6, 30_000, 3) == Size(512, 97, 19, 29_696, 3)
     assert Size.of(65536, 10**6, 30_000, 3) == Size(65536, 1, 0, 0, 1)
-    assert Size.of(64, 1_000, 30_000, 1).steps == 7, "no more than half of the pairs"
+    assert Size.of(64, 1_000, 30_000, 1).steps == 12, "no more than four fifths"
 
 
 def test_a_system_whose_logits_cannot_fit_is_not_started(monkeypatch):
