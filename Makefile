@@ -7,7 +7,7 @@ TRAINING ?=
 RESULTS ?= notebooks/results
 SECONDS ?= 60
 
-.PHONY: train test test-compat test-faults test-oldest numeric fuzz lint docs bench report dist clean
+.PHONY: train test test-compat test-faults test-hostile test-oldest numeric fuzz lint docs bench report dist clean
 
 # Train a model: ARGS="--data.paths [pairs.jsonl] --out runs/mine", see ARGS=--help.
 train: .venv/.train
@@ -24,6 +24,10 @@ test-compat: .venv/.dev
 # Kills, full disks, damaged files: ARGS="--kills 5 --seed 1", see python -m tests.faults --help.
 test-faults: .venv/.dev
 	$(BIN)/python -m tests.faults $(ARGS)
+
+# Files made to exhaust memory or time.
+test-hostile: .venv/.dev
+	$(BIN)/python -m tests.faults.hostile $(ARGS)
 
 # The numeric tests under several BLAS kernels, thread counts and instruction sets.
 numeric: .venv/.dev

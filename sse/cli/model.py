@@ -10,6 +10,7 @@ from pathlib import Path
 from sse.cli.options import Run
 from sse.common.errors import UserError
 from sse.common.ranges import whole
+from sse.common.terminal import clean
 from sse.model.table import ROW_KINDS
 
 
@@ -34,7 +35,7 @@ def _info(args: argparse.Namespace) -> None:
     facts["prompts"] = ", ".join(f"{k}: {v!r}" for k, v in facts["prompts"].items() if v) or "none"
     facts["max_tokens"] = facts["max_tokens"] or "no limit"
     for name, value in facts.items():
-        sys.stdout.write(f"{name.replace('_', ' '):<12} {value}\n")
+        sys.stdout.write(f"{name.replace('_', ' '):<12} {clean(str(value))}\n")
 
 
 def export(parser: argparse.ArgumentParser) -> Run:

@@ -17,7 +17,7 @@ import os
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sse.common.errors import UserError
@@ -75,6 +75,8 @@ def check_folder(root: Path, config: dict[str, Any], find: Callable[[str], Path 
         if not isinstance(config.get(key), dict) or config.get(own_key) != _crc(rest):
             raise _damage(root / CONFIG_NAME)
         for name, digest in config[key].items():
+            if PurePosixPath(name).as_posix() != name or ".." in name:
+                raise _damage(root / CONFIG_NAME)  # so that no file is read twice
             if (path := find(name)) and not _equal(path, digest, size_only=key == "files"):
                 raise _damage(path)
 

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
+from sse.common.terminal import clean
+
 # Libraries that the core does without, by the name to import: the extra that brings each.
 EXTRAS = {
     "fsspec": "cluster",
@@ -27,6 +29,7 @@ EXTRAS = {
         "train",
     ),
 }  # fmt: skip
+LONGEST_LINE = 2_000  # characters of an error
 _FREE_SPACE = "free some space or choose another folder"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WAYS_OUT = {
@@ -141,10 +144,10 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
             with extras_named():
                 main(*args, **kwargs)
         except UserError as error:
-            sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+            write_error(error)
             return 2
         except Stopped as stop:
-            sys.stderr.write(f"error: {stop}\n")
+            write_error(stop)
             return stop.exit_code
         except KeyboardInterrupt:
             sys.stderr.write("error: interrupted\n")
@@ -153,11 +156,17 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
             line = _system_line(error)
             if line is None:
                 raise
-            sys.stderr.write(f"error: {line}\n")
+            write_error(line)
             return 1
         return 0
 
     return wrapper
+
+
+def write_error(error: object) -> None:
+    """Write one line to stderr; nothing of a file's text in it commands the terminal."""
+    line = clean(" ".join(str(error)[:LONGEST_LINE].split()))
+    sys.stderr.write(f"error: {line}{' ...' * (len(str(error)) > LONGEST_LINE)}\n")
 
 
 def first_line(error: BaseException) -> str:
@@ -167,6 +176,8 @@ def first_line(error: BaseException) -> str:
 
 def _system_line(error: Exception) -> str | None:
     """The system's message and the way out, or None where a user cannot mend the error."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "the memory does not suffice: give smaller files, batches or dimensions"
     if isinstance(error, OSError) and error.errno in _WAYS_OUT:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{place}: {_WAYS_OUT[error.errno]}"

@@ -12,7 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sse.common.errors import UserError
+
 STALE = 24 * 3600.0  # seconds without a write after which a temporary file counts as abandoned
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` and `~NAME` replaced by a home folder; UserError for an unknown user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # a shell leaves such a name as it is
+        raise UserError(f"{path}: no such user, so no home folder: give the whole path") from None
 
 
 @contextlib.contextmanager

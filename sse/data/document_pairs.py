@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from sse.common.digests import is_whole, write_digest
 from sse.common.errors import UserError
-from sse.common.files import atomic_file, write_json
+from sse.common.files import atomic_file, expanded, write_json
 from sse.data.columns import Column
 from sse.data.pair_set import PairSet, make_pair_set
 from sse.documents.document import Document
@@ -64,7 +64,7 @@ def document_pairs(
         if kind not in KINDS:
             raise UserError(f"`document_pairs` has '{kind}': choose of {', '.join(KINDS)}")
     left_out = LeftOut()
-    files = list(find_files(Path(path).expanduser(), left_out))
+    files = list(find_files(expanded(path), left_out))
     store = cache / f"documents-{_key(files, kinds)}.arrow"
     if not is_whole(store) or not is_whole(store.with_suffix(".json")):
         facts = _write(store, path, files, kinds, left_out)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sse.common.digests import is_whole, write_digest
+from sse.common.files import expanded
 from sse.data.batch_plan import Rows
 from sse.data.docstring_pairs import embedded_pairs
 from sse.data.document_pairs import document_pairs
@@ -86,9 +87,9 @@ def _listed(paths: list[str] | str | None) -> list[str]:
 def cache_folder(folder: str | None = None) -> Path:
     """`folder`; without one $SSE_CACHE, or `sse` in the user's cache folder."""
     if folder:
-        return Path(folder).expanduser()
+        return expanded(folder)
     root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("SSE_CACHE") or Path(root) / "sse").expanduser()
+    return expanded(os.environ.get("SSE_CACHE") or Path(root) / "sse")
 
 
 def base_tokenizer(

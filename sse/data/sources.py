@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from sse.common.errors import UserError, first_line
+from sse.common.files import expanded
 from sse.common.hub import HubUnreachable, ask_hub
 from sse.data.bad_rows import fault
 from sse.data.set_spec import SetSpec
@@ -81,7 +82,7 @@ class Source:
         import datasets
 
         spec = self.spec
-        path = spec.hub_name or str(Path(spec.path).expanduser())
+        path = spec.hub_name or str(expanded(spec.path))
         options = {"split": spec.split or "train", "revision": spec.revision}
         # With the cache alone, `datasets` does not retry a dead hub for many seconds.
         with _configured(HF_HUB_OFFLINE=self.cached or datasets.config.HF_HUB_OFFLINE):
@@ -154,7 +155,7 @@ def _in_cache(name: str) -> bool:
 
 
 def _find_local(spec: SetSpec) -> list[Source]:
-    path = Path(spec.path).expanduser()
+    path = expanded(spec.path)
     if path.is_dir():
         if spec.config or spec.split:  # a copy of a hub set's repository
             return [Source(spec, spec.name or path.name, spec.path)]

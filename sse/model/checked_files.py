@@ -11,20 +11,24 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sse.common import bounded_json
 from sse.common.digests import CONFIG_NAME, check_folder
-from sse.common.errors import UserError
+from sse.common.errors import UserError, first_line
 from sse.model.table import EmbeddingTable
+from sse.text.tokenizer_file import MAX_FILE
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", "U8": "u1",
            "I16": "<i2", "I32": "<i4", "I64": "<i8"}  # fmt: skip
-_MAX_HEADER = 10_000_000  # bytes; safetensors' own limit is 100 MB
-_MAX_JSON = 200_000_000  # bytes; `sse.text.tokenizer` has the same limit
+_MAX_HEADER = 1_000_000  # bytes; a model's header has some hundred
+_MAX_JSON = 1_000_000  # bytes, but of tokenizer.json
+_MAX_AXES = 8
 
 
 class ModelFiles:
@@ -70,10 +74,11 @@ class ModelFiles:
     def json(self, name: str, expected: type = dict) -> Any:
         """The JSON value in a file; UserError unless its type is `expected`."""
         path = self.path(name)
-        if (size := path.stat().st_size) > _MAX_JSON:
-            raise UserError(f"{path} has {size:,} bytes, more than the {_MAX_JSON:,} that are read")
+        most = MAX_FILE if Path(name).name == "tokenizer.json" else _MAX_JSON
+        if (size := path.stat().st_size) > most:
+            raise UserError(f"{path} has {size:,} bytes, more than the {most:,} that are read")
         try:
-            value = json.loads(path.read_text("utf-8"))
+            value = bounded_json.loads(path.read_text("utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path} is no JSON ({error}): copy or export the model again"
@@ -83,49 +88,89 @@ class ModelFiles:
             raise UserError(f"{path} holds a {kind}, expected a {expected.__name__}")
         return value
 
-    def tensors(self, name: str) -> dict[str, NDArray[Any]]:
-        """Every tensor of a safetensors file: see `read_safetensors`."""
-        return read_safetensors(self.path(name))
+    def tensors(self, name: str) -> Tensors:
+        """The tensors of a safetensors file."""
+        return Tensors(self.path(name))
 
 
-def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Every tensor of a safetensors file as a read-only memory map; bfloat16 becomes float32.
+class Tensors(Mapping[str, NDArray[Any]]):
+    """The tensors of a safetensors file, each mapped read-only when it is asked for.
 
     The file is the header's length (8 bytes, little-endian), a JSON header, then the data.
-    Source: https://github.com/huggingface/safetensors
+    bfloat16 becomes float32. Source: https://github.com/huggingface/safetensors
 
     Raises:
         UserError: a header that is no JSON, or declares what the file cannot hold.
     """
-    size = path.stat().st_size
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(_MAX_HEADER, size - 8):
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        return {name: _tensor(path, 8 + length, size, **info) for name, info in header.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise UserError(f"{path} is damaged ({error}): copy or export the model again") from error
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        size = path.stat().st_size
+        try:
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                if not 2 <= length <= min(_MAX_HEADER, size - 8):
+                    raise ValueError(f"a header of {length} bytes in a file of {size}")
+                header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            places = {name: _place(size - 8 - length, **info) for name, info in header.items()}
+            self._base, self._places = 8 + length, places
+            _check_apart(places)
+        except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            reason = first_line(error)
+            raise UserError(
+                f"{path} is damaged ({reason}): copy or export the model again"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        place = self._places[name]
+        stored = np.dtype(_DTYPES[place.dtype])
+        if place.start == place.end:  # no system maps zero bytes
+            return np.zeros(place.shape, np.float32 if place.dtype == "BF16" else stored)
+        data = np.memmap(self._path, stored, "r", self._base + place.start, place.shape)
+        if place.dtype != "BF16":
+            return data
+        wide = data.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
 
 
-def _tensor(
-    path: Path, base: int, size: int, dtype: str, shape: list[int], data_offsets: list[int]
-) -> NDArray[Any]:
-    """One tensor of the file; ValueError where its declared type, place or shape is impossible."""
+class _Place(NamedTuple):
+    """Where a tensor stands in the data."""
+
+    start: int
+    end: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def _place(size: int, dtype: str, shape: list[int], data_offsets: list[int]) -> _Place:
+    """A tensor's place in `size` bytes; ValueError where type, place or shape is impossible."""
     if dtype not in _DTYPES:
         raise ValueError(f"a tensor of type {dtype}")
-    stored = np.dtype(_DTYPES[dtype])
     start, end = data_offsets
-    if any(type(n) is not int or n < 0 for n in [*shape, start, end]):
-        raise ValueError("a negative size")
-    if base + end > size or end - start != math.prod(shape) * stored.itemsize:
+    if len(shape) > _MAX_AXES:
+        raise ValueError(f"a tensor of {len(shape):,} axes")
+    if any(type(n) is not int or not 0 <= n <= size for n in [*shape, start, end]):
+        raise ValueError("a negative size, or one beyond the file's")
+    if end - start != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
         raise ValueError(f"{size} bytes do not hold a tensor of shape {shape}")
-    if start == end:  # no system maps zero bytes
-        return np.zeros(shape, np.float32 if dtype == "BF16" else stored)
-    data = np.memmap(path, stored, "r", base + start, tuple(shape))
-    return (data.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else data
+    return _Place(start, end, dtype, tuple(shape))
+
+
+def _check_apart(places: Mapping[str, _Place]) -> None:
+    """ValueError where two tensors share bytes: a small file would fill the memory."""
+    end = 0
+    for place in sorted(places.values()):
+        if place.start < end:
+            raise ValueError(f"two tensors share byte {place.start}")
+        end = place.end
 
 
 def read_q4(path: Path, vocab: int) -> EmbeddingTable:

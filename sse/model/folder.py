@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from numpy.typing import NDArray
 
 from sse.common.digests import CONFIG_NAME
 from sse.common.errors import UserError
+from sse.common.files import expanded
 from sse.model.checked_files import ModelFiles, read_q4
 from sse.model.norm_forms import NORM_FORMS
 from sse.model.static_tables import read_static_table
 from sse.model.table import ROW_KINDS, EmbeddingTable
 
+MAX_PROMPT = 4_096  # characters
 FORMAT = 1  # the number of `sse_config.json`'s format
 TABLE = "model.safetensors"
 Q4_TABLE, Q4_REST = "embedding.q4_k_m.bin", "model_rest.safetensors"
@@ -75,7 +78,7 @@ def read_folder(folder: str | os.PathLike[str], verify: bool = True) -> ModelFol
         UserError: no model there, a damaged file, one outside the folder, or parts that do not fit
             each other.
     """
-    root = Path(folder).expanduser()
+    root = expanded(folder)
     if not root.is_dir():
         raise UserError(f"{root} is no folder: give the folder of an exported model")
     files = ModelFiles(root, verify)
@@ -92,7 +95,7 @@ def read_folder(folder: str | os.PathLike[str], verify: bool = True) -> ModelFol
     return model
 
 
-def _is_published(tensors: dict[str, NDArray[Any]]) -> bool:
+def _is_published(tensors: Mapping[str, NDArray[Any]]) -> bool:
     """Whether the tensors are those of the published layout: DyT's beside the table."""
     return any(name.startswith("dyt.") for name in tensors)
 
@@ -185,7 +188,7 @@ def _model(
     )  # fmt: skip
 
 
-def _rows(root: Path, tensors: dict[str, NDArray[Any]]) -> EmbeddingTable:
+def _rows(root: Path, tensors: Mapping[str, NDArray[Any]]) -> EmbeddingTable:
     """The table `embedding.weight`, with `embedding.scale` where there is one."""
     table, scales = tensors.get("embedding.weight"), tensors.get("embedding.scale")
     if table is None:
@@ -200,7 +203,7 @@ def _rows(root: Path, tensors: dict[str, NDArray[Any]]) -> EmbeddingTable:
 
 
 def _vectors(
-    root: Path, tensors: dict[str, NDArray[Any]], norm: str
+    root: Path, tensors: Mapping[str, NDArray[Any]], norm: str
 ) -> dict[str, NDArray[np.float32]]:
     """The norm's vectors, which the tensors hold as `NORM.NAME`."""
     names = {name: f"{norm}.{name}" for name in NORM_FORMS[norm].stored}
@@ -236,6 +239,11 @@ def _settings(files: ModelFiles) -> dict[str, Any]:
         or not all(value is None or isinstance(value, str) for value in (default, similarity))
     ):
         raise UserError(f"{files.root / name}: prompts and names must be texts: export again")
+    if (longest := max(map(len, prompts.values()), default=0)) > MAX_PROMPT:
+        raise UserError(
+            f"{files.root / name}: a prompt has {longest:,} characters, more than the "
+            f"{MAX_PROMPT:,} that are put before each text: shorten it"
+        )
     return settings
 
 

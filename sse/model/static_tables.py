@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sse.common.errors import UserError
-from sse.model.checked_files import ModelFiles
+from sse.model.checked_files import ModelFiles, Tensors
 from sse.model.table import EmbeddingTable
 
-Tensors = dict[str, NDArray[Any]]
+# Bytes of the rows that a mapping makes: times those of the table and the mapping, and more.
+MAPPED, SPARE = 8, 100_000_000
 MODEL2VEC_LENGTH = 512  # tokens, where its config.json has no `max_length`
 
 
@@ -101,6 +101,9 @@ def _rows(root: Path, tensors: Tensors) -> EmbeddingTable:
         whole = mapping.ndim == 1 and mapping.dtype.kind in "iu" and mapping.size
         if not whole or mapping.min() < 0 or mapping.max() >= len(table):
             raise UserError(f"{root}: the mapping leads out of the table's {len(table)} rows")
+        size = mapping.size * table.shape[1] * table.itemsize
+        if size > MAPPED * (table.nbytes + mapping.nbytes) + SPARE:
+            raise UserError(f"{root}: the mapping makes a table of {size:,} bytes: it is too large")
         table = table[mapping]
     if weights is not None:
         if weights.shape != (len(table),) or not np.isfinite(weights).all():

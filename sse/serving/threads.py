@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+LETTERS = 1_000_000  # of a batch, about: its tokens take memory for each
 SMALLEST = 128  # texts per batch at least: fewer do not repay a thread's turn
 
 
@@ -21,8 +22,21 @@ def batches(texts: Iterable[str], size: int, workers: int) -> Iterator[Sequence[
             yield texts[start : start + size]
         return
     iterator = iter(texts)
-    while batch := list(islice(iterator, size)):
+    while batch := _read(iterator, size):
         yield batch
+
+
+def _read(texts: Iterator[str], size: int) -> list[str]:
+    """The next `size` texts, or fewer once they have `LETTERS`."""
+    batch: list[str] = []
+    letters = 0
+    while letters < LETTERS and len(batch) < size:
+        some = list(islice(texts, min(SMALLEST, size - len(batch))))
+        if not some:
+            break
+        batch += some
+        letters += sum(len(text) for text in some if isinstance(text, str))
+    return batch
 
 
 def in_order(

@@ -8,6 +8,7 @@ from typing import Any
 
 from sse.common.digests import CONFIG_NAME
 from sse.common.errors import UserError, first_line
+from sse.common.files import expanded
 from sse.common.hub import DEADLINE, ask_hub
 from sse.model.folder import Q4_TABLE
 
@@ -20,7 +21,7 @@ OTHERS = ("onnx", "openvino", ".git", ".cache")
 
 def teacher_folder(teacher: str) -> Path:
     """The folder of `teacher`, from the hub where it is no folder here."""
-    path = Path(teacher).expanduser()
+    path = expanded(teacher)
     if path.is_dir():
         return path
     if path.exists() or teacher.startswith((".", "/", "~")) or teacher.count("/") > 1:

@@ -19,7 +19,9 @@ from typing import IO, Any, TypeVar
 
 from sse.common.errors import UserError
 
-MAX_LINE = 1 << 28  # bytes: a small gzip may unpack to a line larger than memory
+MAX_LINE = 1 << 28  # bytes
+# A small gzip may unpack to a line larger than memory, so its lines are bounded by its own size.
+GZIP_LINE, GZIP_RATIO = 1 << 20, 10
 RAW_CHARACTERS = 2_000  # of a bad record, held in its fault
 _KINDS = dict(json="json", jsonl="json", ndjson="json", csv="csv", tsv="tsv", parquet="parquet")
 T = TypeVar("T")
@@ -115,15 +117,15 @@ def numbered(file: IO[bytes], name: str) -> Iterator[tuple[int, str] | Fault]:
 
     A gzip that is damaged, cut off, or none raises BadFile.
     """
-    number = 0
+    number, most = 0, _longest_line(file)
     try:
-        while line := file.readline(MAX_LINE + 1):
+        while line := file.readline(most + 1):
             number += 1
-            if len(line) > MAX_LINE:
-                reason = f"longer than {MAX_LINE:,} bytes: no line of text; split it"
+            if len(line) > most:
+                reason = f"longer than {most:,} bytes: no line of text; split it"
                 yield _bad_line(name, number, reason, line)
                 while line and not line.endswith(b"\n"):  # skip its rest
-                    line = file.readline(MAX_LINE + 1)
+                    line = file.readline(most + 1)
                 continue
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -135,6 +137,17 @@ def numbered(file: IO[bytes], name: str) -> Iterator[tuple[int, str] | Fault]:
             yield number, text
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadFile(name, f"a broken gzip after line {number} ({error})") from None
+
+
+def _longest_line(file: IO[bytes]) -> int:
+    """The most bytes of a line."""
+    if not isinstance(file, gzip.GzipFile):
+        return MAX_LINE
+    packed: Any = file.fileobj
+    place = packed.tell()
+    size = packed.seek(0, io.SEEK_END)
+    packed.seek(place)
+    return min(MAX_LINE, GZIP_LINE + GZIP_RATIO * int(size))
 
 
 def _bad_line(name: str, number: int, reason: str, line: bytes) -> Fault:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sse.common import bounded_json
 from sse.common.errors import UserError
 from sse.text.record_files import (
     MAX_LINE,
@@ -34,6 +35,8 @@ from sse.text.record_files import (
 FORMATS = ("lines", "jsonl", "csv", "tsv", "parquet")
 TEXT_COLUMNS = ("text", "document", "passage", "sentence", "query", "content", "body", "title")
 csv.field_size_limit(MAX_LINE)  # its own limit of 128 KB is short for a text
+MAX_RECORD = 1 << 24  # characters of a CSV record over its lines
+CELL = 50  # characters that a cell counts for besides its own: it is an object
 
 T = TypeVar("T")
 Check = Callable[[dict[str, Any]], T]
@@ -167,7 +170,7 @@ def json_records(lines: Lines, name: str, check: Check[T]) -> Checked[T]:
 
     def parse(line: str) -> T:
         try:
-            values = json.loads(line.rstrip("\r\n"))
+            values = bounded_json.loads(line.rstrip("\r\n"))
         except (ValueError, RecursionError) as error:
             raise BadValue(json_reason(error)) from None
         return check(object_of(values))
@@ -190,10 +193,18 @@ def csv_records(lines: Lines, name: str, check: Check[T], separator: str) -> Che
     """
     faults: list[Fault] = []
 
+    size = 0
+
     def texts() -> Iterator[str]:
+        nonlocal size
         for item in lines:
             if isinstance(item, Fault):
                 faults.append(item)
+                return
+            size += len(item[1]) + CELL * item[1].count(separator)
+            if size > MAX_RECORD:
+                reason = f"a record of more than {MAX_RECORD:,} characters: is a quote left open?"
+                faults.append(Fault(name, "line", number, reason))
                 return
             yield item[1]
 
@@ -202,6 +213,7 @@ def csv_records(lines: Lines, name: str, check: Check[T], separator: str) -> Che
     number = 1
     try:
         for cells in reader:
+            size = 0
             if faults:
                 break
             if header and cells:

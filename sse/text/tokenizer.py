@@ -25,11 +25,13 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
 
-from sse.common.errors import UserError
-from sse.common.files import atomic_file
+from sse.common.errors import UserError, first_line
+from sse.common.files import atomic_file, expanded
 from sse.common.hub import hub_file
 from sse.text.fast_tokenizer import Engine, FastTokenizer, choose_engine
+from sse.text.long_texts import at_spaces, check_length, slices
 from sse.text.token_batch import TokenBatch, concatenate, offsets_of
+from sse.text.tokenizer_file import is_rusts, read_tokenizer
 from sse.text.word_cache import WordCache, works_word_by_word
 
 # The hub's own aliases of BERT's tokenizers, which carry no owner.
@@ -41,9 +43,8 @@ HUB_ALIASES = {
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 # An Encoding is large until its ids are copied out, so one call takes a bounded number of letters.
-MAX_CHARACTERS = 2_000_000
+MAX_CHARACTERS = 500_000
 MAX_ALPHABET = 1_000
-MAX_FILE = 200_000_000  # bytes: ten times the tokenizer.json of the largest vocabularies in use
 PROBE_AFTER = 256  # texts: fewer would not repay the import and the probe of the fast tokenizer
 
 NO_TEXTS = TokenBatch(np.zeros(0, np.int32), offsets_of([]))
@@ -100,7 +101,7 @@ class TextTokenizer:
         """
         fast = self._fast(len(texts))
         if fast is None:
-            parts = [self._encode(part) for part in _slices(texts)] or [NO_TEXTS]
+            parts = [self._encode(part) for part in slices(texts, MAX_CHARACTERS)] or [NO_TEXTS]
             batch = concatenate(parts)
         else:
             try:
@@ -124,15 +125,25 @@ class TextTokenizer:
                 return self._ids(texts)
             except (UnicodeError, TypeError):  # lone surrogates are str, but no Unicode text
                 return self._ids([_valid(text) for text in texts])
-        except Exception as error:
-            if type(error) is not Exception:
+        except OverflowError as error:
+            raise UserError(
+                f"the tokenizer gives an id that no table can have ({error}): give another one"
+            ) from error
+        except BaseException as error:
+            if not is_rusts(error):
                 raise
-            # Rust's own: what the tokenizer.json asks for cannot be done.
-            raise UserError(f"the tokenizer fails ({error}): give another one") from error
+            reason = first_line(error)
+            raise UserError(f"the tokenizer fails ({reason}): give another one") from error
 
     def _ids(self, texts: Sequence[str]) -> TokenBatch:
+        if self.words is not None and len(texts) == 1 and len(texts[0]) > MAX_CHARACTERS:
+            parts = concatenate(
+                [self.words.encode([part]) for part in at_spaces(texts[0], MAX_CHARACTERS)]
+            )
+            return TokenBatch(parts.ids, offsets_of([len(parts.ids)]))
         if self.words is not None:
             return self.words.encode(texts)
+        check_length(texts)
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         offsets = offsets_of([len(encoding) for encoding in encodings])
         ids = itertools.chain.from_iterable(encoding.ids for encoding in encodings)
@@ -156,27 +167,14 @@ def load_tokenizer(spec: str, *, max_tokens: int | None = None, fast: bool = Tru
     Raises:
         UserError: no such file, not a tokenizer, or an unreachable hub.
     """
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
         if spec.endswith(".json") or path.name == "tokenizer.json" or spec.startswith((".", "/")):
             raise UserError(f"{path}: no such file; give a tokenizer.json, a hub name or 'train'")
         path = hub_file(HUB_ALIASES.get(spec, spec), "tokenizer.json")
-    if (size := path.stat().st_size) > MAX_FILE:
-        raise UserError(f"{path} has {size:,} bytes, more than the {MAX_FILE:,} that are read")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # Rust raises bare Exception, and a panic is not even that
-        raise UserError(f"{path}: not a tokenizer.json ({error}); give another one") from error
-    if getattr(tokenizer.model, "dropout", None):
-        raise UserError(
-            f"{path} has dropout {tokenizer.model.dropout}, so a text gets other ids each time: "
-            "set it to null there"
-        )
-    return TextTokenizer(tokenizer, max_tokens, fast)
+    return TextTokenizer(read_tokenizer(path), max_tokens, fast)
 
 
 def train_tokenizer(
@@ -264,18 +262,6 @@ def _until(texts: Iterable[str], max_characters: int) -> Iterator[str]:
 def _valid(text: str) -> str:
     """`text` with lone surrogates replaced by U+FFFD, which BERT's normaliser drops."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _slices(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """`texts` cut into runs of at most MAX_CHARACTERS; a longer text stands alone."""
-    start = size = 0
-    for row, text in enumerate(texts):
-        if size and size + len(text) > MAX_CHARACTERS:
-            yield texts[start:row]
-            start, size = row, 0
-        size += len(text)
-    if start < len(texts):
-        yield texts[start:]
 
 
 def _cut(batch: TokenBatch, most: int) -> TokenBatch:

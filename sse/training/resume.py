@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from sse.common import machine
 from sse.common.errors import UserError
+from sse.common.files import expanded
 from sse.training.processes import say, world
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -31,7 +32,7 @@ def run_folder(out: str | None, resume: str | None) -> Path:
         while Path("runs", str(number)).exists():
             number += 1
         return Path("runs", str(number))
-    folder = Path(out).expanduser()
+    folder = expanded(out)
     if folder.is_file():
         raise UserError(f"--out {folder} is a file: give a folder")
     if (folder / "metrics.json").exists() or any(folder.glob("checkpoints/*.ckpt")):

@@ -54,3 +54,24 @@ def test_ctrl_c_while_a_script_imports_is_one_line():
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30)[1] == "error: interrupted\n"
     assert process.returncode == 130
+
+
+def test_no_error_commands_the_terminal_or_fills_it(capsys):
+    @one_line
+    def fail(text):
+        raise UserError(text)
+
+    assert fail("norm '\x1b[2J\u202e\x9b1m': choose") == 2
+    assert capsys.readouterr().err == "error: norm '?[2J??1m': choose\n"
+    assert fail("word " * 100_000) == 2
+    line = capsys.readouterr().err
+    assert len(line) < 2_100 and line.endswith(" ...\n") and line.count("\n") == 1
+
+
+def test_want_of_memory_is_one_line(capsys):
+    @one_line
+    def fail():
+        raise MemoryError
+
+    assert fail() == 1
+    assert "the memory does not suffice" in capsys.readouterr().err

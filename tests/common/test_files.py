@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sse.common.files import STALE, atomic_file, atomic_folder, write_json
+from sse.common.errors import UserError
+from sse.common.files import STALE, atomic_file, atomic_folder, expanded, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -116,3 +117,9 @@ def test_atomic_writes_within_an_atomic_folder_leave_no_temporary_file(tmp_path)
                 write_json(sub / "b.json", 2)
     assert sorted(os.listdir(tmp_path / "m")) == ["a.json", "sub"]
     assert os.listdir(tmp_path) == ["m"]
+
+
+def test_an_unknown_users_home_is_one_line():
+    with pytest.raises(UserError, match=r"^~nosuchuser/m: no such user"):
+        expanded("~nosuchuser/m")
+    assert expanded("~/m").is_absolute()

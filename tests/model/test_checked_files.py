@@ -10,7 +10,7 @@ import pytest
 
 import sse
 from sse.common.errors import UserError
-from sse.model.checked_files import read_safetensors
+from sse.model.checked_files import Tensors
 from sse.serving.encoder import Encoder
 from tests.helpers.samples import unseal
 
@@ -85,7 +85,7 @@ def test_a_hostile_table_header_is_one_line_and_allocates_nothing(tmp_path, head
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
     with pytest.raises(UserError, match="damaged"):
-        read_safetensors(path)
+        Tensors(path)
     path.write_bytes(struct.pack("<Q", 1 << 60) + header)
     with pytest.raises(UserError, match=r"a header of \d+ bytes"):
-        read_safetensors(path)
+        Tensors(path)

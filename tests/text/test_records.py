@@ -162,7 +162,9 @@ def test_tables_of_long_rows_are_bounded_by_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_tables, "BYTES", 10_000)
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"text": ["x" * 1000] * 100}), path)
-    sizes = [(at, len(t)) for at, t in parquet_tables.tables(pq.ParquetFile(path), "t")]
+    sizes = [
+        (at, len(t)) for at, t in parquet_tables.tables(parquet_tables.open_parquet(str(path)), "t")
+    ]
     assert max(size for _, size in sizes) <= 10
     ends = [at + size for at, size in sizes]
     assert [at for at, _ in sizes] == [0, *ends[:-1]] and ends[-1] == 100

@@ -197,3 +197,15 @@ def test_a_tokenizer_that_draws_lots_is_refused(tmp_path):
         load_tokenizer(str(path))
     path.write_text(json.dumps({"model": model | {"dropout": None}}))
     assert load_tokenizer(str(path)).encode(["ab"]).ids.tolist() == [2]
+
+
+def test_a_long_text_is_cut_at_its_words(trained, monkeypatch):
+    slow = TextTokenizer(trained.tokenizer, fast=False)
+    text = "jugs, fox\tover " * 50 + "[MASK]lazy" + "dog" * 40 + "\nowl "
+    expected = reference_ids(trained, text)
+    for most in (7, 50, 200):
+        monkeypatch.setattr(tokenizer_module, "MAX_CHARACTERS", most)
+        assert slow.encode([text]).ids.tolist() == expected
+    monkeypatch.setattr("sse.text.long_texts.MAX_TEXT", 100)
+    with pytest.raises(UserError, match=r"a word of it, has \d+ characters, more than the 100"):
+        slow.encode([text])

@@ -1,0 +1,28 @@
+"""No crafted file makes a process hold much more than its own size, hang, or end in a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def check(only):
+    """Run the cases in a process of its own: it forks."""
+    command = [sys.executable, "-m", "tests.faults.hostile", "--only", only]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" B  ") >= 1, "no case of that name"
+
+
+@pytest.mark.parametrize("only", ["tensors", "axes", "prompt", "JSON", "charsmap", "token id"])
+def test_hostile_files_stay_within_time_and_memory(only):
+    check(only)
+
+
+@pytest.mark.slow
+def test_every_hostile_file_stays_within_time_and_memory():
+    check("")
