@@ -57,11 +57,7 @@ def read_static_table(files: ModelFiles) -> StaticTable:
 def _model2vec(files: ModelFiles, tensors: Tensors) -> StaticTable:
     """A folder of model2vec's `save_pretrained`."""
     config, tokenizer = files.json("config.json"), files.json("tokenizer.json")
-    rows, unknown = _rows(files.root, tensors), _unknown(tokenizer)
-    if unknown is not None and unknown < rows.shape[0]:
-        table = np.array(rows.rows)
-        table[unknown] = 0
-        rows = EmbeddingTable(table, rows.scales, rows.name)
+    rows = _rows(files.root, tensors, _unknown(tokenizer))
     length = config.get("max_length", MODEL2VEC_LENGTH)
     if length is not None and (type(length) is not int or length < 1):
         raise UserError(f"{files.root}/config.json has max_length {length!r}: a number or null")
@@ -84,8 +80,8 @@ def _modules(files: ModelFiles) -> tuple[str, bool]:
     return "" if path == "." else f"{path}/", len(kinds) > 1
 
 
-def _rows(root: Path, tensors: Tensors) -> EmbeddingTable:
-    """One row per token, as stored where there is neither mapping nor weights.
+def _rows(root: Path, tensors: Tensors, unknown: int | None = None) -> EmbeddingTable:
+    """One row per token, as stored where there is neither mapping nor weights; 0 for `unknown`.
 
     int8 rows of these libraries have one scale, which is not stored: cosines need none.
     """
@@ -112,6 +108,9 @@ def _rows(root: Path, tensors: Tensors) -> EmbeddingTable:
                 "not finite"
             )
         table = np.asarray(table, np.float32) * weights.astype(np.float32)[:, None]
+    if unknown is not None and unknown < len(table):
+        table = np.array(table)
+        table[unknown] = 0
     scales = np.ones(len(table), np.float32) if table.dtype == np.int8 else None
     return EmbeddingTable(table, scales, f"the table of {root}")
 
