@@ -10,7 +10,9 @@ from sse.common.version import __version__
 
 if TYPE_CHECKING:
     from sse.common.errors import UserError
+    from sse.model.average import average
     from sse.model.export import export
+    from sse.model.fit import fit
     from sse.model.load import SSEModel, load
     from sse.model.model import SSE
     from sse.serving.encoder import Encoder
@@ -20,10 +22,22 @@ _HOMES = {
     "SSE": "sse.model.model",
     "SSEModel": "sse.model.load",
     "UserError": "sse.common.errors",
+    "average": "sse.model.average",
     "export": "sse.model.export",
+    "fit": "sse.model.fit",
     "load": "sse.model.load",
 }
-__all__ = ["SSE", "Encoder", "SSEModel", "UserError", "__version__", "export", "load"]
+__all__ = [
+    "SSE",
+    "Encoder",
+    "SSEModel",
+    "UserError",
+    "__version__",
+    "average",
+    "export",
+    "fit",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command `sse`: train, encode, evaluate, export, info, index, search.
+"""The command `sse`: train, encode, evaluate, export, fit, average, info, index, search.
 
 Only the module of the running command is imported, so `sse --help` and `sse encode` start without
 torch. Exit codes are those of `sse.common.errors.one_line`: 0 success, 1 a full disk, 2 bad input
@@ -23,6 +23,8 @@ COMMANDS = {
     "encode": ("sse.cli.encode", "from a file of texts to a file of vectors"),
     "evaluate": ("sse.cli.model", "retrieval quality of a model on collections (extra `train`)"),
     "export": ("sse.cli.model", "write a model as a portable folder, a smaller one or ONNX"),
+    "fit": ("sse.cli.fit", "fit a model to a corpus, without training"),
+    "average": ("sse.cli.fit", "the mean of several models"),
     "info": ("sse.cli.model", "what a model folder holds, and which tokenizer runs it"),
     "index": (
         "sse.cli.index",

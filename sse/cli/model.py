@@ -134,6 +134,7 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
         help="NanoBEIR from the hub or a folder (default: the hub's)")  # fmt: skip
     add("--dims", nargs="+", type=whole(1), help="prefixes to evaluate (default: standard ones)")
     add("--baselines", action="store_true", help="also BM25 and an untrained static model")
+    add("--hybrid", action="store_true", help="also BM25, and the model and BM25 together")
     add("--json", metavar="FILE", help="write every metric; -: standard output, no table")
     add("--report", metavar="FOLDER", help="write table, intervals, figure, scores per query")
     add("--graded", action="store_true", help="nDCG with the judged grades as gains, not 0 and 1")
@@ -163,7 +164,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     model = systems.load_model(args.model, args.device)
     results = systems.evaluate_beside(
-        model, collections, args.dims, args.baselines,
+        model, collections, args.dims, args.baselines, args.hybrid,
         batch_size=args.batch_size, graded=args.graded, progress=sys.stderr.isatty(),
     )  # fmt: skip
     values = results["model"].values()

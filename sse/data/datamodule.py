@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Annotated, Any
 
 import lightning as L
@@ -22,6 +23,7 @@ from sse.data.device_cache import MODES, DeviceCache, Features
 from sse.data.prepare import prepare
 from sse.data.set_spec import SetSpec
 from sse.data.token_cache import TokenizedSet
+from sse.text.frequencies import CHUNK, Frequencies, count_tokens
 
 VALIDATION_BATCH = 1_024  # pairs
 BATCH_SIZES = whole(2, why="since a batch's other pairs are its negatives")
@@ -137,6 +139,17 @@ class SSEDataModule(L.LightningDataModule):
             anchors += pairs.texts("anchor", rows)
             positives += pairs.texts("positive", rows)
         return anchors, positives
+
+    @cached_property
+    def frequencies(self) -> Frequencies:
+        """In how many texts of the training pairs each token occurs."""
+        chunks = (
+            column.take(rows[start : start + CHUNK])
+            for trained, rows in zip(self.sets, self.train_rows, strict=True)
+            for column in trained.tokens
+            for start in range(0, len(rows), CHUNK)
+        )
+        return count_tokens(chunks, self.tokenizer.vocab_size)
 
     def plan(self, epoch: int, world: int = 1) -> list[Batch]:
         """The batches of an epoch over all `world` processes."""

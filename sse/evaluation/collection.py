@@ -17,7 +17,16 @@ from typing import Any
 
 from sse.common.errors import UserError
 from sse.text.record_files import BadFile, BadValue, numbered, open_bytes, or_raise
-from sse.text.records import Checked, json_records, line_records, shown, text_in, text_of, value_in
+from sse.text.records import (
+    Checked,
+    document_text,
+    json_records,
+    line_records,
+    shown,
+    text_in,
+    text_of,
+    value_in,
+)
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
 
@@ -146,12 +155,6 @@ def _document(values: dict[str, Any]) -> tuple[str, str]:
     title = text_in(values, "title") if values.get("title") is not None else ""
     text = document_text(title, text_in(values, "text"))
     return str(identity) if whole else text_of(identity, "_id"), text
-
-
-def document_text(title: str, text: str) -> str:
-    """Title and text as one string; half a surrogate pair becomes `?`, as tokenizers refuse it."""
-    joined = f"{title} {text}".strip() if title else text
-    return joined if joined.isascii() else joined.encode("utf-8", "replace").decode("utf-8")
 
 
 def _qrels(path: Path, queries: dict[str, str], corpus: dict[str, str], queries_name: str) -> Qrels:

@@ -9,9 +9,7 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,46 +17,15 @@ import torch
 from tqdm import tqdm
 
 from sse.common.errors import UserError
+from sse.common.fusion import WEIGHT
 from sse.evaluation.bm25 import BM25
 from sse.evaluation.collection import Collection
-from sse.evaluation.metrics import METRICS, bootstrap_means, interval, judge, score_run
-from sse.evaluation.ranking import rank, vector_scorer
+from sse.evaluation.ranking import Scorer, fused_scorer, rank, vector_scorer
+from sse.evaluation.results import NO_DIM, Result, result_of
 
 Encode = Callable[[list[str]], np.ndarray]  # texts -> (n, D)
 
 STANDARD_DIMS = (512, 256, 128, 64, 32)
-NO_DIM = 0  # the dimension in the results of a system without dimensions (BM25)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores on one collection, or their mean over collections, at one dimension."""
-
-    values: dict[str, float]  # metric -> mean over queries
-    intervals: dict[str, tuple[float, float]]  # metric -> 95% bootstrap interval
-    per_query: dict[str, np.ndarray] = field(default_factory=dict)  # metric -> (Q,)
-
-
-@dataclass(frozen=True)
-class Result:
-    """The scores of one system: `scores[collection][dim]`, and `mean[dim]` over collections."""
-
-    scores: dict[str, dict[int, Scores]]
-    mean: dict[int, Scores]
-    query_ids: dict[str, list[str]]
-    sizes: dict[str, int]
-
-    @property
-    def dims(self) -> list[int]:
-        """The dimensions, in the order of evaluation."""
-        return list(self.mean)
-
-    def values(self) -> dict[str, dict[str, dict[str, float]]]:
-        """`{collection: {dim: {metric: value}}}`, ready for JSON."""
-        return {
-            name: {str(dim): dict(s.values) for dim, s in by_dim.items()}
-            for name, by_dim in self.scores.items()
-        }
 
 
 def default_dims(dim: int) -> list[int]:
@@ -108,21 +75,9 @@ def evaluate(
     """
     parts = []
     for collection in _judged(collections, "Evaluating", progress):
-        query_vectors = _vectors(encode, collection.queries, collection.name, device)
-        document_vectors = _vectors(
-            encode_documents or encode, collection.corpus, collection.name, device
-        )
-        if query_vectors.shape[1] != document_vectors.shape[1]:
-            raise UserError(
-                f"queries have {query_vectors.shape[1]} dimensions and documents "
-                f"{document_vectors.shape[1]}: both encoders must share one space"
-            )
-        rankings = {}
-        for dim in check_dims(dims, query_vectors.shape[1]):
-            scorer = vector_scorer(query_vectors[:, :dim], document_vectors[:, :dim], similarity)
-            rankings[dim] = rank(scorer, len(collection.queries), collection.corpus_ids)
-        parts.append((collection, rankings))
-    return _result(parts, graded, seed)
+        scorers = _scorers(collection, encode, encode_documents, dims, similarity, device)
+        parts.append((collection, {d: _ranked(s, collection) for d, s in scorers.items()}))
+    return result_of(parts, graded, seed)
 
 
 def evaluate_bm25(
@@ -132,23 +87,61 @@ def evaluate_bm25(
     seed: int = 0,
     progress: bool = False,
 ) -> Result:
-    """The quality of BM25 on collections, as dimension `NO_DIM`; the arguments are `evaluate`'s.
-
-    A document that shares no term with the query counts as not retrieved. Otherwise its id would
-    decide its rank among all scores of 0.
-    """
+    """The quality of BM25 on collections, as dimension `NO_DIM`; the arguments are `evaluate`'s."""
     parts = []
     for collection in _judged(collections, "BM25", progress):
-        index = BM25(collection.corpus)
-
-        def scorer(
-            rows: slice, index: BM25 = index, queries: list[str] = collection.queries
-        ) -> torch.Tensor:
-            return torch.from_numpy(index.scores(queries[rows]))
-
-        ranking = rank(scorer, len(collection.queries), collection.corpus_ids, floor=0.0)
+        ranking = _ranked(_keyword_scorer(collection), collection, floor=0.0)
         parts.append((collection, {NO_DIM: ranking}))
-    return _result(parts, graded, seed)
+    return result_of(parts, graded, seed)
+
+
+def evaluate_hybrid(
+    encode: Encode,
+    collections: Sequence[Collection],
+    dims: Sequence[int] | None = None,
+    *,
+    encode_documents: Encode | None = None,
+    similarity: str = "cosine",
+    weight: float = WEIGHT,
+    graded: bool = False,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = False,
+) -> tuple[Result, Result, Result]:
+    """The quality of an encoder, of BM25 and of both together, as `sse.common.fusion.fuse` has it.
+
+    Args:
+        encode: texts -> (n, D), for queries.
+        collections: what to search; their names must differ.
+        dims: prefixes to evaluate, as for `evaluate`.
+        encode_documents: the encoder for documents; by default `encode`.
+        similarity: cosine or dot.
+        weight: of the encoder's scores, 0 to 1.
+        graded: judged grades as nDCG's gains.
+        seed: of the bootstrap.
+        device: where the encoder's scores are computed.
+        progress: show a bar.
+
+    Returns:
+        What `evaluate` and `evaluate_bm25` return, and the same of both together. Texts are
+        encoded once.
+
+    Raises:
+        UserError: as `evaluate`, or a similarity that is a distance.
+    """
+    if similarity not in ("cosine", "dot"):
+        raise UserError(f"similarity '{similarity}' cannot be fused with BM25: use cosine or dot")
+    dense, keyword, both = [], [], []
+    for collection in _judged(collections, "Evaluating", progress):
+        words = _keyword_scorer(collection)
+        scorers = _scorers(collection, encode, encode_documents, dims, similarity, device)
+        fused = {d: fused_scorer(scorer, words, weight) for d, scorer in scorers.items()}
+        dense.append((collection, {d: _ranked(s, collection) for d, s in scorers.items()}))
+        keyword.append((collection, {NO_DIM: _ranked(words, collection, floor=0.0)}))
+        both.append((collection, {d: _ranked(s, collection, floor=-1) for d, s in fused.items()}))
+    systems = (dense, keyword, both)
+    a, b, c = (result_of(parts, graded, seed) for parts in systems)
+    return a, b, c
 
 
 def encoders(model: Any, batch_size: int = 256, progress: bool = False) -> tuple[Encode, Encode]:
@@ -183,34 +176,6 @@ def encoders(model: Any, batch_size: int = 256, progress: bool = False) -> tuple
     return of(model.encode_query, "queries"), of(model.encode_document, "documents")
 
 
-def difference(
-    a: Result, b: Result, metric: str, *, seed: int = 0
-) -> dict[str, tuple[float, float, float]]:
-    """`a` minus `b`, each at its largest dimension, with a paired 95% bootstrap interval.
-
-    The difference is taken per query, so its interval is narrower than the systems' own suggest.
-
-    Returns:
-        (difference, low, high) by collection; the key `mean` has the mean over collections.
-
-    Raises:
-        UserError: the systems were evaluated on different queries.
-    """
-    gains, samples, values = {}, [], []
-    for name in a.scores:
-        if a.query_ids[name] != b.query_ids[name]:
-            raise UserError(f"{name}: the systems were evaluated on different queries")
-        of_a = a.scores[name][max(a.dims)].per_query[metric]
-        of_b = b.scores[name][max(b.dims)].per_query[metric]
-        means = bootstrap_means((of_a - of_b)[:, None], seed=_seed(seed, name))
-        low, high = interval(means)
-        gains[name] = (float((of_a - of_b).mean()), float(low[0]), float(high[0]))
-        samples.append(means)
-        values.append(gains[name][0])
-    low, high = interval(np.mean(samples, axis=0))
-    return gains | {"mean": (float(np.mean(values)), float(low[0]), float(high[0]))}
-
-
 def _judged(collections: Sequence[Collection], title: str, progress: bool) -> Iterator[Collection]:
     """The collections without queries that have no relevant document, under a progress bar.
 
@@ -228,54 +193,6 @@ def _judged(collections: Sequence[Collection], title: str, progress: bool) -> It
             bar.set_postfix_str(collection.name)
             yield collection.judged()
             bar.update()
-
-
-def _result(
-    parts: list[tuple[Collection, dict[int, np.ndarray]]], graded: bool, seed: int
-) -> Result:
-    """The scores of rankings; each collection has the same weight in the mean."""
-    scores: dict[str, dict[int, Scores]] = {}
-    samples = []  # per collection (resamples, dims * metrics)
-    for collection, rankings in parts:
-        ids = collection.query_ids, collection.corpus_ids
-        judgements = judge(collection.qrels, *ids, graded=graded)
-        per_query = {dim: score_run(ranking, judgements) for dim, ranking in rankings.items()}
-        table = np.stack([v for by_metric in per_query.values() for v in by_metric.values()], 1)
-        means = bootstrap_means(table, seed=_seed(seed, collection.name))
-        samples.append(means)
-        rows = _rows(table.mean(axis=0), means, list(rankings))
-        scores[collection.name] = {
-            dim: Scores(row.values, row.intervals, per_query[dim]) for dim, row in rows.items()
-        }
-    dims = list(parts[0][1])
-    mean_values = np.mean(
-        [[s[d].values[m] for d in dims for m in METRICS] for s in scores.values()], axis=0
-    )
-    return Result(
-        scores,
-        _rows(mean_values, np.mean(samples, axis=0), dims),
-        {collection.name: collection.query_ids for collection, _ in parts},
-        {collection.name: len(collection.corpus) for collection, _ in parts},
-    )
-
-
-def _seed(seed: int, name: str) -> list[int]:
-    """A seed of the collection's own, which other collections do not change."""
-    return [seed, zlib.crc32(name.encode())]
-
-
-def _rows(values: np.ndarray, means: np.ndarray, dims: list[int]) -> dict[int, Scores]:
-    """One `Scores` per dimension from the values (dims * metrics,) and bootstrap means of all."""
-    low, high = interval(means)
-    rows = {}
-    for i, dim in enumerate(dims):
-        at = slice(i * len(METRICS), (i + 1) * len(METRICS))
-        bounds = zip(low[at].tolist(), high[at].tolist(), strict=True)
-        rows[dim] = Scores(
-            dict(zip(METRICS, values[at].tolist(), strict=True)),
-            dict(zip(METRICS, bounds, strict=True)),
-        )
-    return rows
 
 
 def _vectors(
@@ -296,3 +213,40 @@ def _vectors(
             f"{name}: the vector of {worst[:60]!r} is not finite: is the model trained?"
         )
     return vectors.to(device)
+
+
+def _scorers(
+    collection: Collection,
+    encode: Encode,
+    encode_documents: Encode | None,
+    dims: Sequence[int] | None,
+    similarity: str,
+    device: str | torch.device,
+) -> dict[int, Scorer]:
+    """The scorer of each prefix of an encoder's dimensions."""
+    queries = _vectors(encode, collection.queries, collection.name, device)
+    documents = _vectors(encode_documents or encode, collection.corpus, collection.name, device)
+    if queries.shape[1] != documents.shape[1]:
+        raise UserError(
+            f"queries have {queries.shape[1]} dimensions and documents {documents.shape[1]}: "
+            "both encoders must share one space"
+        )
+    return {
+        dim: vector_scorer(queries[:, :dim], documents[:, :dim], similarity)
+        for dim in check_dims(dims, queries.shape[1])
+    }
+
+
+def _keyword_scorer(collection: Collection) -> Scorer:
+    """The scorer of BM25."""
+    index = BM25(collection.corpus)
+    return lambda rows: torch.from_numpy(index.scores(collection.queries[rows]))
+
+
+def _ranked(scorer: Scorer, collection: Collection, floor: float | None = None) -> np.ndarray:
+    """The ranking of a collection.
+
+    BM25's floor is 0: a document that shares no term with the query counts as not retrieved.
+    Otherwise its id would decide its rank among all scores of 0.
+    """
+    return rank(scorer, len(collection.queries), collection.corpus_ids, floor=floor)

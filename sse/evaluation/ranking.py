@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from sse.common.fusion import DEPTH as FUSED
+from sse.common.fusion import fuse
 from sse.evaluation.metrics import DEPTH
 
 Scorer = Callable[[slice], torch.Tensor]  # rows of queries -> (b, N) scores
@@ -77,3 +79,24 @@ def vector_scorer(queries: torch.Tensor, documents: torch.Tensor, similarity: st
 
     compare = SimilarityFunction.to_similarity_fn(similarity)
     return lambda rows: compare(queries[rows], documents)
+
+
+def fused_scorer(dense: Scorer, keyword: Scorer, weight: float) -> Scorer:
+    """A function from rows of queries to the scores (b, N) of both searches together.
+
+    A document that neither has among its best `FUSED` has -1.
+    """
+
+    def best(scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        values, columns = scores.topk(min(FUSED, scores.shape[1]), dim=1)
+        return columns.cpu().numpy(), values.cpu().numpy()
+
+    def scores(rows: slice) -> torch.Tensor:
+        similar, words = dense(rows), keyword(rows)
+        fused = torch.full(words.shape, -1.0)
+        for row, a, x, b, y in zip(fused, *best(similar), *best(words), strict=True):
+            documents, values = fuse((a, x), (b[y > 0], y[y > 0]), weight)
+            row[torch.from_numpy(documents)] = torch.from_numpy(values).float()
+        return fused
+
+    return scores

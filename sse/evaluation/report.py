@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from sse.common.files import atomic_file
-from sse.evaluation.evaluate import NO_DIM, Result, Scores, difference
 from sse.evaluation.metrics import METRICS, metric_label
 from sse.evaluation.palette import COLOURS, MARKERS
+from sse.evaluation.results import NO_DIM, Result, Scores, difference
 
 Results = dict[str, Result]
 

@@ -12,7 +12,15 @@ import torch
 from sse.common.digests import CONFIG_NAME
 from sse.common.errors import UserError, first_line
 from sse.evaluation.collection import Collection
-from sse.evaluation.evaluate import Result, check_dims, encoders, evaluate, evaluate_bm25
+from sse.evaluation.evaluate import (
+    Encode,
+    check_dims,
+    encoders,
+    evaluate,
+    evaluate_bm25,
+    evaluate_hybrid,
+)
+from sse.evaluation.results import Result
 from sse.model.folder import read_folder
 from sse.model.load import load
 from sse.text.tokenizer import load_tokenizer
@@ -64,18 +72,8 @@ def evaluate_model(
 
     The other arguments are those of `sse.evaluation.evaluate.evaluate` and `encoders`.
     """
-    check_dims(dims, model.get_embedding_dimension())  # before the long work
-    queries, documents = encoders(model, batch_size, progress)
-    return evaluate(
-        queries,
-        collections,
-        dims,
-        encode_documents=documents,
-        similarity=str(model.similarity_fn_name or "cosine"),
-        device=model.device,
-        progress=progress,
-        **options,
-    )
+    queries, settings = _settings(model, dims, batch_size, progress)
+    return evaluate(queries, collections, dims, **settings, **options)
 
 
 def evaluate_beside(
@@ -83,20 +81,46 @@ def evaluate_beside(
     collections: Sequence[Collection],
     dims: Sequence[int] | None = None,
     baselines: bool = True,
+    hybrid: bool = False,
     *,
     batch_size: int = 256,
+    progress: bool = False,
     **options: Any,
 ) -> dict[str, Result]:
-    """`model`, and with `baselines` its untrained twin (where there is one) and BM25 beside it."""
-    results = {"model": evaluate_model(model, collections, dims, batch_size=batch_size, **options)}
-    if baselines:
-        twin = untrained_like(model)
-        if twin is not None:
-            results["untrained"] = evaluate_model(
-                twin, collections, dims, batch_size=batch_size, **options
-            )
-        results["BM25"] = evaluate_bm25(collections, **options)
+    """`model`, and what is asked for beside it.
+
+    With `baselines` its untrained twin (where there is one) and BM25; with `hybrid` BM25, and the
+    model and BM25 together.
+    """
+    queries, settings = _settings(model, dims, batch_size, progress)
+    settings |= options
+    if hybrid:
+        dense, bm25, both = evaluate_hybrid(queries, collections, dims, **settings)
+        results = {"model": dense, "hybrid": both, "BM25": bm25}
+    else:
+        results = {"model": evaluate(queries, collections, dims, **settings)}
+    twin = untrained_like(model) if baselines else None
+    if twin is not None:
+        results["untrained"] = evaluate_model(
+            twin, collections, dims, batch_size=batch_size, progress=progress, **options
+        )
+    if baselines and not hybrid:
+        results["BM25"] = evaluate_bm25(collections, progress=progress, **options)
     return results
+
+
+def _settings(
+    model: Any, dims: Sequence[int] | None, batch_size: int, progress: bool
+) -> tuple[Encode, dict[str, Any]]:
+    """The encoder of a model's queries, and the other arguments of `evaluate`."""
+    check_dims(dims, model.get_embedding_dimension())  # before the long work
+    queries, documents = encoders(model, batch_size, progress)
+    return queries, {
+        "encode_documents": documents,
+        "similarity": str(model.similarity_fn_name or "cosine"),
+        "device": model.device,
+        "progress": progress,
+    }
 
 
 def untrained_like(model: Any, seed: int = 0) -> Any:

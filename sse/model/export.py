@@ -27,7 +27,7 @@ from sse.common.digests import write_config
 from sse.common.files import atomic_folder, write_json
 from sse.common.version import __version__
 from sse.model.card import write_card
-from sse.model.folder import FORMAT, check_target
+from sse.model.folder import FORMAT, check_target, save_frequencies
 from sse.model.library_files import write_library_files
 from sse.model.model import SSE
 from sse.model.norm_forms import NORM_FORMS, Diagonal, Standard
@@ -69,6 +69,7 @@ def export(
         _for_every_version(temporary)
         tokens = module.text_tokenizer
         write_library_files(temporary, tokens.tokenizer, module.dim, tokens.max_tokens)
+        save_frequencies(module.frequencies, temporary)
         write_config(
             temporary,
             {

@@ -8,13 +8,15 @@
 | published 4-bit | Q4_TABLE                         | Q4_TABLE          | Q4_REST                |
 | published       | tensors beside the table         | model.safetensors | beside the table       |
 | of others       | `sse.model.static_tables`        |                   | none                   |
+
+Any of them may have FREQUENCIES, how often each token occurs in the training texts.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,13 @@ from sse.model.checked_files import ModelFiles, read_q4
 from sse.model.norm_forms import NORM_FORMS
 from sse.model.static_tables import read_static_table
 from sse.model.table import ROW_KINDS, EmbeddingTable
+from sse.text.frequencies import Frequencies
 
 MAX_PROMPT = 4_096  # characters
 FORMAT = 1  # the number of `sse_config.json`'s format
 TABLE = "model.safetensors"
 Q4_TABLE, Q4_REST = "embedding.q4_k_m.bin", "model_rest.safetensors"
+FREQUENCIES = "frequencies.safetensors"  # `found` (V,) and `texts` (1,), int64
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class ModelFolder:
     max_tokens: int | None  # the most tokens per text; None for no limit
     settings: dict[str, Any]  # config_sentence_transformers.json (prompts, similarity), or {}
     tokens: int | None  # the size of the vocabulary, where `sse_config.json` has it
+    frequencies: Frequencies | None = None  # of the training texts, where the folder has them
+    config: dict[str, Any] = field(default_factory=dict)  # `sse_config.json`, or {}
 
     def check_tokenizer(self, tokens: int) -> None:
         """UserError where a vocabulary of `tokens` does not fit the table.
@@ -184,8 +190,31 @@ def _model(
         raise UserError(f"{place} has max_tokens {limit!r}: a positive number or null")
     return ModelFolder(
         rows, norm, vectors, files.path(tokenizer), digests, limit, _settings(files),
-        config.get("tokens"),
+        config.get("tokens"), _frequencies(files, rows.shape[0]), config,
     )  # fmt: skip
+
+
+def _frequencies(files: ModelFiles, rows: int) -> Frequencies | None:
+    """The token counts of the training texts; None where the folder has none."""
+    if not files.has(FREQUENCIES):
+        return None
+    tensors = files.tensors(FREQUENCIES)
+    found, texts = tensors.get("found"), tensors.get("texts")
+    if found is None or texts is None or found.shape != (rows,) or texts.shape != (1,):
+        raise UserError(
+            f"{files.root / FREQUENCIES} does not count the table's {rows} tokens: "
+            "the files belong to different models"
+        )
+    return Frequencies(found, int(texts[0]))
+
+
+def save_frequencies(frequencies: Frequencies | None, folder: Path) -> None:
+    """Write the token counts of the training texts, where they are known."""
+    if frequencies is not None:
+        from safetensors.numpy import save_file
+
+        tensors = {"found": np.array(frequencies.found), "texts": np.array([frequencies.texts])}
+        save_file(tensors, folder / FREQUENCIES)
 
 
 def _rows(root: Path, tensors: Mapping[str, NDArray[Any]]) -> EmbeddingTable:

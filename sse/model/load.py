@@ -64,4 +64,5 @@ def build(folder: ModelFolder) -> SSE:
     check_finite(table, folder.rows.name)
     module = SSE(tokenizer, dim, folder.norm, table=torch.from_numpy(table))
     module.norm.load_vectors({name: torch.from_numpy(v) for name, v in folder.vectors.items()})
+    module.frequencies = folder.frequencies
     return module

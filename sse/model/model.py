@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sse.common.errors import UserError
 from sse.model.norms import make_norm
+from sse.text.frequencies import Frequencies
 from sse.text.tokenizer import TextTokenizer
 
 
@@ -66,6 +67,8 @@ class SSE(InputModule):
         self.norm = make_norm(norm, dim, alpha_init)
         # The trainer sets it: one buffer then holds the table's gradient in every step.
         self.table_grad: TableGrad | None = None
+        # How often each token occurs in the training texts, for `sse.fit`; where it is known.
+        self.frequencies: Frequencies | None = None
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]

@@ -23,7 +23,15 @@ from numpy.typing import NDArray
 from sse.common.digests import write_config
 from sse.common.errors import UserError
 from sse.common.files import atomic_folder, write_json
-from sse.model.folder import FORMAT, Q4_REST, Q4_TABLE, ModelFolder, check_target, read_folder
+from sse.model.folder import (
+    FORMAT,
+    Q4_REST,
+    Q4_TABLE,
+    ModelFolder,
+    check_target,
+    read_folder,
+    save_frequencies,
+)
 from sse.model.library_files import write_library_files
 from sse.model.norm_forms import NORM_FORMS
 from sse.model.table import ROW_KINDS, EmbeddingTable, check_finite
@@ -87,15 +95,41 @@ def write_compact(
         UserError: a target that holds anything but a model, or rows or a dim that the model
             cannot have.
     """
-    from safetensors.numpy import save_file
-
     model, target = read_folder(source), Path(target)
     check_target(target)
     if dim is not None:
         model = truncate(model, dim)
+    with atomic_folder(target) as folder:
+        save_compact(model, rows, folder)
+    return target
+
+
+def save_compact(
+    model: ModelFolder, rows: str, folder: Path, more: dict[str, Any] | None = None
+) -> None:
+    """Write `model` with rows of that kind into an empty folder, and `more` into its config."""
+    from safetensors.numpy import save_file
+
     tokenizer = load_tokenizer(str(model.tokenizer)).tokenizer
     table, scales = quantise_rows(model.table, rows)
     tensors = {f"{model.norm}.{name}": vector for name, vector in model.vectors.items()}
+    if rows == "int4":
+        assert scales is not None
+        with open(folder / Q4_TABLE, "wb") as file:
+            file.write(np.ascontiguousarray(table).data)
+            file.write(scales.astype("<f4").data)
+        save_file(tensors, folder / Q4_REST)
+    else:
+        tensors["embedding.weight"] = np.ascontiguousarray(table)
+        if scales is not None:
+            tensors["embedding.scale"] = scales
+        save_file(tensors, folder / "model.safetensors")
+    tokenizer.post_processor = None
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_library_files(folder, tokenizer, model.rows.shape[1], model.max_tokens)
+    if model.settings:
+        write_json(folder / "config_sentence_transformers.json", model.settings)
+    save_frequencies(model.frequencies, folder)
     config = {
         "format": FORMAT,
         "norm": model.norm,
@@ -104,25 +138,7 @@ def write_compact(
         "max_tokens": model.max_tokens,
         "rows": rows,
     }
-    with atomic_folder(target) as folder:
-        if rows == "int4":
-            assert scales is not None
-            with open(folder / Q4_TABLE, "wb") as file:
-                file.write(np.ascontiguousarray(table).data)
-                file.write(scales.astype("<f4").data)
-            save_file(tensors, folder / Q4_REST)
-        else:
-            tensors["embedding.weight"] = np.ascontiguousarray(table)
-            if scales is not None:
-                tensors["embedding.scale"] = scales
-            save_file(tensors, folder / "model.safetensors")
-        tokenizer.post_processor = None
-        tokenizer.save(str(folder / "tokenizer.json"))
-        write_library_files(folder, tokenizer, model.rows.shape[1], model.max_tokens)
-        if model.settings:
-            write_json(folder / "config_sentence_transformers.json", model.settings)
-        write_config(folder, config)
-    return target
+    write_config(folder, config | (more or {}))
 
 
 def truncate(model: ModelFolder, dim: int) -> ModelFolder:

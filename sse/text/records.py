@@ -274,6 +274,12 @@ def unicode_of(text: str, column: str) -> str:
     return text
 
 
+def document_text(title: str, text: str) -> str:
+    """Title and text as one string; half a surrogate pair becomes `?`, as tokenizers refuse it."""
+    joined = f"{title} {text}".strip() if title else text
+    return joined if joined.isascii() else joined.encode("utf-8", "replace").decode("utf-8")
+
+
 def shown(value: Any) -> str:
     """A JSON value, shortened, for a message."""
     text = json.dumps(value, ensure_ascii=False)

@@ -5,7 +5,7 @@ DIR/checkpoints/    last.ckpt (resume from it), previous.ckpt (the one before), 
 DIR/tensorboard/    logs; DIR/logs/metrics.csv the same as a table
 DIR/checkpoints/start.safetensors  with --model.start: the table before the first step
 DIR/diagnostics.parquet  does the gate saturate? See sse.training.diagnostics
-DIR/metrics.json    quality of the trained model, the untrained one and BM25; speed; versions
+DIR/metrics.json    quality of the trained and the untrained model, BM25, hybrid; speed; versions
 DIR/model/          the folder that sentence-transformers loads
 """
 
@@ -32,6 +32,7 @@ from sse.evaluation import evaluate as evaluation
 from sse.evaluation.collection import Collection, load_beir, pairs_collection
 from sse.evaluation.nanobeir import load_nanobeir
 from sse.evaluation.report import format_table, write_report
+from sse.evaluation.results import Result
 from sse.model.export import export
 from sse.model.load import SSEModel
 from sse.training import processes
@@ -177,8 +178,8 @@ def resume_from(run: Run) -> str | None:
     return checkpoint
 
 
-def evaluate(run: Run) -> dict[str, evaluation.Result]:
-    """Retrieval quality of the trained model and, where asked, the untrained one and BM25."""
+def evaluate(run: Run) -> dict[str, Result]:
+    """Quality of the trained model; where asked, of the untrained one, BM25 and the fusion."""
     throughput, last = _callback(run, Throughput), _callback(run, LastCheckpoint)
     neighbours = _callback(run, Neighbours).account()
     say(
@@ -191,18 +192,22 @@ def evaluate(run: Run) -> dict[str, evaluation.Result]:
     if not collections:
         return {}
     baselines = run.options.config.eval.baselines
-    candidates = {"trained": trained(run)}
-    if baselines:
+    options: dict[str, Any] = {"dims": run.model.dims, "progress": True}
+    queries, documents = evaluation.encoders(trained(run))
+    options["encode_documents"] = documents
+    if not baselines:
+        results = {"trained": evaluation.evaluate(queries, collections, **options)}
+    else:
+        dense, bm25, both = evaluation.evaluate_hybrid(queries, collections, **options)
         untrained = run.model.untrained(run.data.tokenizer)
-        candidates["untrained"] = SSEModel(modules=[untrained], device="cpu")
-    results = {}
-    for name, candidate in candidates.items():
-        queries, documents = evaluation.encoders(candidate)
-        results[name] = evaluation.evaluate(
-            queries, collections, run.model.dims, encode_documents=documents, progress=True
-        )
-    if baselines:
-        results["BM25"] = evaluation.evaluate_bm25(collections, progress=True)
+        queries, documents = evaluation.encoders(SSEModel(modules=[untrained], device="cpu"))
+        options["encode_documents"] = documents
+        results = {
+            "trained": dense,
+            "untrained": evaluation.evaluate(queries, collections, **options),
+            "BM25": bm25,
+            "hybrid": both,
+        }
     say(format_table(results))
     if any(pairs.groups is not None for pairs in run.data.pairs):
         say("held out: whole documents; their queries are made of them, nobody asked them")
@@ -210,7 +215,7 @@ def evaluate(run: Run) -> dict[str, evaluation.Result]:
     return results
 
 
-def export_run(run: Run, results: dict[str, evaluation.Result]) -> dict[str, Any]:
+def export_run(run: Run, results: dict[str, Result]) -> dict[str, Any]:
     """Write DIR/model and DIR/metrics.json; returns what the latter holds."""
     data, folder, throughput = run.data, run.folder, _callback(run, Throughput)
     scores = {name: result.values() for name, result in results.items()}
@@ -226,7 +231,9 @@ def export_run(run: Run, results: dict[str, evaluation.Result]) -> dict[str, Any
         "reports": {pairs.name: list(pairs.report) for pairs in data.pairs},
         "versions": machine.versions(*PACKAGES) | machine.machine(),
     }
-    export(trained(run), folder / "model", card(run, scores))
+    model = trained(run)
+    model.sse.frequencies = data.frequencies
+    export(model, folder / "model", card(run, scores))
     say(f"model: {folder / 'model'}\nmetrics: {folder / 'metrics.json'}")
     say(f"report: {folder / 'report' / 'report.txt'}, {folder / 'report' / 'quality.png'}")
     seconds = run.seconds
@@ -262,7 +269,9 @@ def card(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
     }
     return {
         "metrics": scores.get("trained", {}),
-        "baselines": {name: scores[name] for name in ("untrained", "BM25") if name in scores},
+        "baselines": {
+            name: scores[name] for name in ("untrained", "BM25", "hybrid") if name in scores
+        },
         "data": [
             f"{s.name}: {len(rows):,} pairs"
             for s, rows in zip(data.sets, data.train_rows, strict=True)

@@ -11,7 +11,6 @@ from sse.common.errors import UserError
 from sse.common.machine import memory
 from sse.data.datamodule import SSEDataModule
 from sse.data.prepare import cache_folder
-from sse.teacher.idf import inverse_frequencies
 from sse.teacher.start import make_start
 from sse.training import processes
 from sse.training.processes import say
@@ -25,8 +24,6 @@ def start_file(config: Namespace, folder: Path, data: SSEDataModule) -> Path | N
     def make() -> None:
         if processes.rank() or (config.resume and is_whole(path)):
             return
-        trained = zip(data.sets, data.train_rows, strict=True)
-        texts = [(column, rows) for s, rows in trained for column in s.tokens]
         start = make_start(
             wanted.start,
             data.tokenizer,
@@ -34,7 +31,7 @@ def start_file(config: Namespace, folder: Path, data: SSEDataModule) -> Path | N
             norm=wanted.norm,
             std=wanted.table_std,
             seed=wanted.seed,
-            idf=inverse_frequencies(texts, data.tokenizer.vocab_size),
+            idf=data.frequencies.idf(),
             cache=cache_folder(data.hparams.cache),
         )
         start.save(path)

@@ -12,18 +12,20 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from sse.common.errors import UserError
+from sse.common.fusion import fuse
 from sse.evaluation import ranking, report
+from sse.evaluation.bm25 import BM25
 from sse.evaluation.collection import Collection, pairs_collection
 from sse.evaluation.evaluate import (
-    NO_DIM,
     default_dims,
-    difference,
     evaluate,
     evaluate_bm25,
+    evaluate_hybrid,
 )
 from sse.evaluation.metrics import METRICS
 from sse.evaluation.ranking import top_documents
 from sse.evaluation.report import format_table, write_report
+from sse.evaluation.results import NO_DIM, difference
 from sse.evaluation.systems import evaluate_beside, evaluate_model, untrained_like
 
 WORDS = ["query", "document", "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta"]
@@ -277,3 +279,44 @@ def test_one_collection_alone_reports_too(tmp_path):
     results = {"trained": evaluate_model(static_model(), [random_collection(0, 9, 3)])}
     assert "mean" not in format_table(results)
     assert all(path.stat().st_size for path in write_report(results, tmp_path))
+
+
+def by_hand(collection, dense, keyword, weight):
+    """nDCG@10 of the fused lists, query by query."""
+    values = []
+    for query, (a, b) in zip(collection.query_ids, zip(dense, keyword, strict=True), strict=True):
+        found = np.flatnonzero(b > 0)
+        order, _ = fuse((np.arange(len(a)), a), (found, b[found]), weight)
+        relevant = {collection.corpus_ids.index(d) for d in collection.qrels[query]}
+        hits = np.isin(order[:10], [*relevant])
+        gains = 1 / np.log2(np.arange(2, 12))
+        values.append((hits * gains[: len(hits)]).sum() / gains[: min(10, len(relevant))].sum())
+    return values
+
+
+def test_hybrid_ranks_by_the_fused_scores_and_leaves_both_sides_as_they_are():
+    rng = np.random.default_rng(4)
+    corpus = [" ".join(rng.choice(WORDS[2:], 3)) for _ in range(30)]
+    queries = [" ".join(rng.choice(WORDS[2:], 2)) for _ in range(12)]
+    qrels = {f"q{i}": {f"d{j:02}": 1 for j in rng.choice(30, 3, False)} for i in range(12)}
+    ids = [f"d{i:02}" for i in range(30)], [f"q{i}" for i in range(12)]
+    collection = Collection("tiny", ids[0], corpus, ids[1], queries, qrels)
+    table = {text: rng.normal(size=6).astype(np.float32) for text in {*corpus, *queries}}
+
+    def encode(texts):
+        return np.stack([table[text] for text in texts])
+
+    dense, bm25, hybrid = evaluate_hybrid(encode, [collection], [6, 2], weight=0.4)
+    assert dense.values() == evaluate(encode, [collection], [6, 2]).values()
+    assert bm25.values() == evaluate_bm25([collection]).values()
+    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in map(encode, (queries, corpus))]
+    expected = by_hand(collection, unit[0] @ unit[1].T, BM25(corpus).scores(queries), 0.4)
+    assert hybrid.scores["tiny"][6].per_query["ndcg@10"] == pytest.approx(expected)
+    low, high = hybrid.scores["tiny"][6].intervals["ndcg@10"]
+    assert low < hybrid.scores["tiny"][6].values["ndcg@10"] < high
+    assert hybrid.dims == [6, 2]
+
+
+def test_a_distance_cannot_be_fused():
+    with pytest.raises(UserError, match="'euclidean' cannot be fused"):
+        evaluate_hybrid(lambda texts: texts, [], similarity="euclidean")
