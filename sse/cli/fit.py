@@ -60,7 +60,7 @@ def _fit(args: argparse.Namespace) -> None:
 def average(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse average`."""
     parser.description = (
-        "The mean of models that were trained from one start. OUT is a folder like the first."
+        "The mean of models of one kind, best of one start. OUT is a folder like the first."
     )
     parser.epilog = "examples:\n  sse average runs/1/model runs/2/model runs/mean\n"
     add = parser.add_argument

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ BEIR = ("corpus.jsonl", "corpus.jsonl.gz")
 
 
 def corpus_texts(
-    corpus: str, form: str | None = None, column: str | None = None, left_out: LeftOut | None = None
+    corpus: str | os.PathLike[str],
+    form: str | None = None,
+    column: str | None = None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[str]:
     """The texts of a corpus, one after another; it may be larger than memory.
 
@@ -41,7 +45,7 @@ def corpus_texts(
     elif path.name in BEIR and path.is_file() and not (form or column):
         yield from _beir_texts(path)
     else:
-        yield from (record.text for record in read_records(corpus, form, column))
+        yield from (record.text for record in read_records(str(corpus), form, column))
 
 
 def _beir_texts(path: Path) -> Iterator[str]:

@@ -27,8 +27,8 @@ def average(
 ) -> Path:
     """Write the weighted mean of models: E = sum_i w_i E_i / sum_i w_i, and so the norm's vectors.
 
-    The models must have been trained from one start, such as runs over several seeds of the data or
-    epochs of one run. Tables from different random starts have nothing in common.
+    It suits models of one start, such as several seeds of the data or epochs of one run. The mean
+    of tables from different starts lay between them.
 
     Args:
         models: two folders or more, with equal tokenizers, dimensions and norms.

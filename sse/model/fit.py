@@ -70,9 +70,10 @@ def fit(
         raise UserError(f"{model} was fitted already: fit the model that it was made of")
     tokenizer = load_tokenizer(str(source.tokenizer), max_tokens=source.max_tokens)
     source.check_tokenizer(tokenizer.vocab_size)
-    is_path = isinstance(corpus, str | os.PathLike)
-    texts = corpus_texts(str(corpus), form, column, left_out) if is_path else iter(corpus)
-    name = Path(corpus).resolve().name if is_path else "texts"
+    if isinstance(corpus, str | os.PathLike):
+        name, texts = Path(corpus).resolve().name, corpus_texts(corpus, form, column, left_out)
+    else:
+        name, texts = "texts", iter(corpus)
     counts = count_tokens(_batches(texts, tokenizer, moved), source.rows.shape[0])
     _check(counts, tokenizer, name)
     weights = row_weights(counts, source.frequencies, strength).astype(np.float32)

@@ -74,10 +74,10 @@ def test_baselines_and_report_leave_the_json_as_it_is(main, model_dir, folders, 
     plain, full = tmp_path / "plain.json", tmp_path / "full.json"
     assert main([model_dir, "--beir", *folders, "--json", str(plain)]) == 0
     assert "BM25" not in capsys.readouterr().out
-    more = ["--baselines", "--report", str(tmp_path / "report"), "--json", str(full)]
+    more = ["--baselines", "--hybrid", "--report", str(tmp_path / "report"), "--json", str(full)]
     assert main([model_dir, "--beir", *folders, *more]) == 0
     assert plain.read_text() == full.read_text()
-    assert {"untrained", "BM25"} <= set(capsys.readouterr().out.split())
+    assert {"untrained", "BM25", "hybrid"} <= set(capsys.readouterr().out.split())
     assert (tmp_path / "report" / "quality.png").exists()
 
 

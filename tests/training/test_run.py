@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 import sse
 from sse.common.errors import UserError
 from sse.data.split import hold_out, train_rows
+from sse.model.folder import read_folder
 from sse.model.norms import NORMS
 from sse.training.module import SSEModule
 from sse.training.run import main
@@ -35,7 +36,8 @@ def test_a_run_writes_what_it_promises_and_learns(options, tmp_path):
     assert {"ndcg@10", "mrr@10", "map@100", "recall@10", "accuracy@1"} <= set(
         scores["trained"]["32"]
     )
-    assert "BM25" in on_disk["metrics"]
+    assert {"BM25", "hybrid"} <= set(on_disk["metrics"])
+    assert read_folder(out / "model").frequencies.texts == 2 * sum(on_disk["data"].values())
     assert on_disk["pairs_per_second"] > 0
     for name in (
         "config.yaml",
