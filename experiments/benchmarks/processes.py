@@ -133,7 +133,7 @@ def measure(options: argparse.Namespace) -> Measured | None:
             vectors = module.pool(batch)
         with clock.part("loss"):
             columns = vectors.unflatten(0, (-1, batch["pairs"]))
-            loss = module._loss(columns, None, own_rows(batch["pairs"], rank, world))
+            loss = module.objective(columns, own_rows(batch["pairs"], rank, world), None, None)
         with clock.part("backward, scattering"):
             loss.backward()
         with clock.part("optimiser"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class PairBatches(Dataset[Features]):
         vocab: where it is set, a batch brings the order of its backward pass (`sse_kernels.plan`).
             That pays where a worker or a thread makes it during another batch's step.
         on_device: where it is set, batches are gathered there.
+        scores: of each set, (rows, columns - 1) scores of a teacher.
     """
 
     def __init__(
@@ -43,13 +44,20 @@ class PairBatches(Dataset[Features]):
         columns: int | None = None,
         vocab: int | None = None,
         on_device: DeviceCache | None = None,
+        scores: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.sets, self.plan, self.mask, self.columns = sets, plan, mask, columns
-        self.vocab, self.on_device = vocab, on_device
+        self.vocab, self.on_device, self.scores = vocab, on_device, scores
 
     def __getitem__(self, step: int) -> Features:
         """`ids` (N,) and `offsets` (columns * B + 1,) of anchors, positives, negatives in turn."""
         number, rows = self.plan[step]
+        features = self._gather(number, rows)
+        if self.scores is not None:
+            features["scores"] = torch.from_numpy(self.scores[number][rows])
+        return features
+
+    def _gather(self, number: int, rows: np.ndarray) -> Features:
         if self.on_device is not None:
             return self.on_device.take(number, rows, self.columns, self.mask)
         tokens = self.sets[number].tokens[: self.columns]

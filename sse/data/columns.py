@@ -72,6 +72,11 @@ def choose_columns(label: str, files: Sequence[Path], spec: SetSpec, dataset: An
     return columns
 
 
+def score_names(columns: Sequence[Column]) -> list[str]:
+    """Names of the columns of a teacher's scores: of the positive, then of each negative."""
+    return ["score", *(f"score_{column.label}" for column in columns[2:])]
+
+
 def _pair(label: str, schema: pa.Schema, named: dict[str, str]) -> tuple[str, str]:
     """Names of the anchor's and the positive's column."""
 

@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Annotated, Any
 
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from sse.common.errors import UserError
@@ -94,16 +97,23 @@ class SSEDataModule(L.LightningDataModule):
                 "device need no workers, give 0"
             )
         self.sets: list[TokenizedSet] = []
+        self.scores: list[NDArray[np.float32]] | None = None  # of each set, a teacher's
         self.empty_texts = 0  # texts without a token
         self._on_device: DeviceCache | None = None
         self._plans: dict[tuple[int, int], list[Batch]] = {}
 
-    def build(self, say: Callable[[str], None] = print) -> None:
-        """Read, tokenise and hold out: see `prepare`. A second call does nothing."""
+    def build(self, say: Callable[[str], None] = print, scores: bool = False) -> None:
+        """Read, tokenise and hold out: see `prepare`. A second call does nothing.
+
+        Args:
+            say: takes lines of progress.
+            scores: also read the columns of a teacher's scores; UserError where a set has none.
+        """
         if self.sets:
             return
         data = prepare(self.hparams, say)
         self.pieces = data.pieces
+        self.scores = [pairs.scores() for pairs in data.pairs] if scores else None
         self.pairs, self.sets, self.tokenizer = data.pairs, data.sets, data.tokenizer
         self.heldout_rows, self.train_rows = data.heldout_rows, data.train_rows
         trained, heldout = sum(map(len, self.train_rows)), sum(map(len, self.heldout_rows))
@@ -122,12 +132,15 @@ class SSEDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What the data are, for a checkpoint: a resumed run must find the same."""
-        return {
+        state: dict[str, Any] = {
             "sets": {pairs.name: pairs.fingerprint for pairs in self.pairs},
             "tokenizer": self.tokenizer.fingerprint,
             "training pairs": sum(map(len, self.train_rows)),
             "held-out pairs": sum(map(len, self.heldout_rows)),
         }
+        if self.scores is not None:
+            state["scores"] = [hashlib.sha256(each.tobytes()).hexdigest() for each in self.scores]
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to load: `sse.training.resume` compares."""
@@ -204,6 +217,7 @@ class SSEDataModule(L.LightningDataModule):
                 mask=not self.hparams.unique_texts,
                 vocab=self.tokenizer.vocab_size if waits or workers else None,
                 on_device=self._on_device,
+                scores=self.scores,
             ),
             batch_size=None,
             sampler=EpochSteps(start, len(plan)),

@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sse.common.digests import is_whole, write_digest
+from sse.common.errors import UserError
 from sse.common.files import write_json
-from sse.data.columns import Column, choose_columns
+from sse.data.columns import Column, choose_columns, score_names
 from sse.data.set_spec import SetSpec, as_spec
 
 if TYPE_CHECKING:
@@ -54,6 +55,32 @@ class PairSet:
             return []
         return source.of(data[pick]).to_pylist()
 
+    def scores(self) -> np.ndarray:
+        """A teacher's scores of the positive and of each negative, float32 (rows, columns - 1).
+
+        Raises:
+            UserError: no negatives, a column that is missing, or a value that is no finite number.
+        """
+        names = score_names(self.sources)
+        have = self.dataset.column_names
+        lacking = ", ".join(name for name in names if name not in have)
+        if len(names) < 2 or lacking:
+            raise UserError(
+                f"`distil` needs {f'the column {lacking}' if lacking else 'negatives'}, and the "
+                f"set {self.name} has {', '.join(have)}: mine it with a teacher, or leave `distil` "
+                "away"
+            )
+        data = self.dataset.select_columns(names).with_format("arrow")[:]
+        columns = [data.column(name) for name in names]
+        for name, column in zip(names, columns, strict=True):
+            numbers = pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+            if not numbers or column.null_count or not pc.all(pc.is_finite(column)).as_py():
+                raise UserError(
+                    f"the column {name} of the set {self.name} holds a value that is no finite "
+                    "number: mine it again"
+                )
+        return np.column_stack([column.to_numpy() for column in columns]).astype(np.float32)
+
     def chunks(
         self, start: int = 0, rows: int = CHUNK_ROWS, size: int = CHUNK_BYTES
     ) -> Iterator[list[list[str]]]:
@@ -85,7 +112,9 @@ def make_pair_set(
     for source in sources:
         negative = source.role.startswith("negative")
         roles.append(f"negative_{len(roles) - 1}" if negative else source.role)
-    dataset = dataset.select_columns(list(dict.fromkeys(source.name for source in sources)))
+    scores = [name for name in score_names(sources) if name in dataset.column_names]
+    names = [source.name for source in sources]
+    dataset = dataset.select_columns(list(dict.fromkeys(names + scores)))
     fingerprint = fingerprint or _fingerprint(dataset, sources)
     return PairSet(name, tuple(roles), fingerprint, dataset, tuple(sources), tuple(report), groups)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,9 @@ from torch import Tensor
 from sse.common.errors import UserError
 from sse.common.ranges import check_ranges, real, whole
 from sse.evaluation.retrieval_metric import RetrievalMetric, rank_own
-from sse.loss.matryoshka import check_prefixes, matryoshka_loss
+from sse.loss.distil import check_distil
+from sse.loss.matryoshka import check_prefixes
+from sse.loss.objective import Objective, prefix_weights
 from sse.model.grown_rows import start_grown_rows
 from sse.model.model import SSE
 from sse.model.norms import check_norm
@@ -52,6 +53,11 @@ class SSEModule(L.LightningModule):
         symmetric: also train document -> query.
         label_smoothing: share of the target spread evenly over a batch's candidates, 0 to below 1.
         gather: with several processes, take the documents of all as negatives; false: one's own.
+        distil: `margin_mse` or `kl` adds a loss on a teacher's scores, from the columns `score`,
+            `score_negative`, ... that `experiments/mine.py` writes; null for none.
+        distil_weight: weight of that loss.
+        distil_temperature: of `kl`.
+        contrastive_weight: weight of the contrastive loss; 0 leaves it out.
         lr: peak learning rate; null for 0.1, or 0.03 with `start`. The usual 5e-5 barely trains a
             static table.
         norm_lr: peak learning rate of the norm's own parameters; null for the table's.
@@ -77,6 +83,10 @@ class SSEModule(L.LightningModule):
         symmetric: bool = False,
         label_smoothing: Annotated[float, real(0, below=1)] = 0.0,
         gather: bool = True,
+        distil: str | None = None,
+        distil_weight: Annotated[float, real(0)] = 1.0,
+        distil_temperature: Annotated[float, real(above=0)] = 0.05,
+        contrastive_weight: Annotated[float, real(0)] = 1.0,
         lr: Annotated[float, real(above=0)] | None = None,
         norm_lr: Annotated[float, real(0)] | None = 0.001,
         schedule: str = "cosine",
@@ -94,7 +104,20 @@ class SSEModule(L.LightningModule):
         check_ranges(SSEModule, self.hparams)
         default = [d for d in PUBLISHED_DIMS if d < dim]
         self.dims = check_prefixes(matryoshka_dims or [dim, *default], dim)
-        self.weights = _weights(self.dims, matryoshka_dims, matryoshka_weights)
+        self.weights = prefix_weights(self.dims, matryoshka_dims, matryoshka_weights)
+        check_distil(distil)
+        self.objective = Objective(
+            self.dims,
+            self.weights,
+            scale,
+            symmetric,
+            label_smoothing,
+            gather,
+            contrastive_weight,
+            distil,
+            distil_weight,
+            distil_temperature,
+        )
         check_norm(norm)
         check_optimizer(optimizer, schedule)
         self._heldout: list[Tensor] = []
@@ -172,41 +195,9 @@ class SSEModule(L.LightningModule):
             columns = vectors.unflatten(0, (-1, pairs))  # (columns, B, D)
             own = own_rows(pairs, rank(), world())
             with self.trainer.profiler.profile("loss"):
-                loss = self._loss(columns, batch.get("text_ids"), own)
+                loss = self.objective(columns, own, batch.get("text_ids"), batch.get("scores"))
         self._report(loss, pairs)
         return loss
-
-    def _loss(self, columns: Tensor, text_ids: Tensor | None, own: slice) -> Tensor:
-        """The own queries' part of the batch's mean loss: its sum over all processes is the loss.
-
-        Args:
-            columns: (columns, P, D) anchors, positives, negatives of all pairs.
-            text_ids: (columns, P), where texts may repeat.
-            own: this process's pairs.
-        """
-        share = (own.stop - own.start) / columns.shape[1]
-        if not self.hparams.gather:
-            columns = columns[:, own]
-            text_ids = None if text_ids is None else text_ids[:, own]
-            own = slice(0, columns.shape[1])
-        queries, documents = columns[0], columns[1:].flatten(0, 1)
-        ids = None if text_ids is None else (text_ids[0], text_ids[1:].flatten())
-        part = functools.partial(
-            matryoshka_loss,
-            dims=self.dims,
-            weights=self.weights,
-            scale=self.hparams.scale,
-            label_smoothing=self.hparams.label_smoothing,
-        )
-        both = self.hparams.symmetric
-        if own.stop - own.start == len(queries):
-            return share * part(queries, documents, symmetric=both, text_ids=ids)
-        loss = part(queries[own], documents, text_ids=ids, first=own.start)
-        if both:
-            back = None if text_ids is None else (text_ids[1], text_ids[0])
-            loss = loss + part(columns[1, own], queries, text_ids=back, first=own.start)
-            loss = loss / 2
-        return share * loss
 
     def _report(self, loss: Tensor, pairs: int) -> None:
         """Log the batch's loss over all processes and stop at the first NaN.
@@ -292,19 +283,3 @@ def logs_at(step: int, trainer: L.Trainer) -> bool:
 def own_rows(pairs: int, rank: int, world: int) -> slice:
     """The queries of a batch that a process answers for; parts differ by one at most."""
     return slice(pairs * rank // world, pairs * (rank + 1) // world)
-
-
-def _weights(
-    dims: tuple[int, ...], in_order: list[int] | None, weights: list[float] | None
-) -> list[float]:
-    """The weights in the order of `dims`, which is sorted."""
-    if weights is None:
-        return [1.0] * len(dims)
-    listed = in_order or list(dims)
-    if len(weights) != len(listed):
-        raise UserError(
-            f"`matryoshka_weights` has {len(weights)} weights for {len(listed)} dims ({listed}): "
-            "give one weight per dim"
-        )
-    by_dim = dict(zip(listed, weights, strict=True))
-    return [by_dim[d] for d in dims]

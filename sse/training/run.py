@@ -127,7 +127,8 @@ def read_collections(options: Options) -> list[Collection]:
 def read_data(options: Options) -> SSEDataModule:
     """The pairs, tokenised; the first process fills the cache that the others read."""
     data = options.datamodule()
-    processes.in_turn(lambda: data.build(say))
+    scores = options.config.model.distil is not None
+    processes.in_turn(lambda: data.build(say, scores))
     return data
 
 

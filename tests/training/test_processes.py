@@ -95,7 +95,9 @@ def test_the_processes_parts_of_the_loss_add_up_to_it(world, symmetric, mask):
     whole = matryoshka_loss(
         columns[0], columns[1:].flatten(0, 1), module.dims, None, 20.0, symmetric, pair
     )
-    parts = sum(module._loss(columns, ids, own_rows(7, rank, world)) for rank in range(world))
+    parts = sum(
+        module.objective(columns, own_rows(7, rank, world), ids, None) for rank in range(world)
+    )
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(
         *(torch.autograd.grad(value, columns)[0] for value in (parts, whole))
@@ -107,10 +109,10 @@ def test_without_gathering_a_process_sees_its_own_documents_only():
     module = SSEModule(dim=8, gather=False)
     halves = [columns[:, :4], columns[:, 4:]]
     expected = sum(matryoshka_loss(h[0], h[1:].flatten(0, 1), module.dims) for h in halves) / 2
-    found = sum(module._loss(columns, None, own_rows(8, rank, 2)) for rank in range(2))
+    found = sum(module.objective(columns, own_rows(8, rank, 2), None, None) for rank in range(2))
     torch.testing.assert_close(found, expected)
     gathered = SSEModule(dim=8)
-    whole = sum(gathered._loss(columns, None, own_rows(8, rank, 2)) for rank in range(2))
+    whole = sum(gathered.objective(columns, own_rows(8, rank, 2), None, None) for rank in range(2))
     assert whole > found, "more negatives, a larger loss"
 
 
