@@ -2,8 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-ENCODING ?=
-TRAINING ?=
 RESULTS ?= notebooks/results
 SECONDS ?= 60
 
@@ -58,11 +56,9 @@ lint: .venv/.dev
 docs: .venv/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Speed: ARGS, ENCODING and TRAINING are the three benchmarks' options; without TRAINING two run.
+# Every benchmark as one table: ARGS="--busy" with one core busy, --quick, --paths ... --tokenizer ...
 bench: .venv/.dev
-	$(BIN)/python -m experiments.benchmarks.kernels $(ARGS)
-	$(BIN)/python -m experiments.benchmarks.encoding $(ENCODING)
-	$(if $(TRAINING),$(BIN)/python -m experiments.benchmarks.training $(TRAINING))
+	$(BIN)/python -m experiments.benchmarks --json runs/bench.json $(ARGS)
 
 # The notebooks over a sweep, as HTML in runs/: RESULTS=runs/norms for your own.
 report: .venv/.dev

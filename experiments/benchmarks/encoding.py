@@ -155,7 +155,7 @@ def rates(
     return {name: {"wall": values, "cpu": cpu[name][1:]} for name, values in wall.items()}
 
 
-def latencies(made: Made, queries: list[str], count: int) -> dict[str, dict[str, float]]:
+def latencies(made: Made, queries: list[str], count: int) -> dict[str, dict[str, Any]]:
     """Microseconds of one query; a transformer clears the caches, so it goes last and alone."""
     times: dict[str, list[float]] = {}
     for heavy, many in ((False, count), (True, min(count, 50))):
@@ -165,7 +165,11 @@ def latencies(made: Made, queries: list[str], count: int) -> dict[str, dict[str,
                     spent = harness.seconds(lambda e=encode, q=query: e([q]))
                     times.setdefault(system.name, []).append(spent * 1e6)
     return {
-        name: {"p50": float(np.median(t)), "p99": float(np.percentile(t, 99))}
+        name: {
+            "p50": float(np.median(t)),
+            "p99": float(np.percentile(t, 99)),
+            "tenths": [float(np.median(part)) for part in np.array_split(t, min(10, len(t)))],
+        }
         for name, t in times.items()
     }
 

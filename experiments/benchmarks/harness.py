@@ -29,7 +29,7 @@ Rounds = dict[str, list[float]]
 
 def parser(name: str, text: str | None) -> Parser:
     """The command line of `python -m experiments.benchmarks.NAME`, with what all have in common."""
-    made = Parser(prog=f"python -m experiments.benchmarks.{name}", description=text)
+    made = Parser(prog=f"python -m experiments.benchmarks.{name}".rstrip("."), description=text)
     made.formatter_class = argparse.RawDescriptionHelpFormatter
     made.add_argument("--quick", action="store_true", help="the smallest form, to see that it runs")
     made.add_argument("--busy", action="store_true", help="keep the last core busy meanwhile")

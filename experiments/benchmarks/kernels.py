@@ -157,6 +157,7 @@ def measure(case: Case, device: torch.device, args: argparse.Namespace) -> Row:
                 "ms": middle,
                 "ms_q20": low,
                 "ms_q80": high,
+                "rounds": values,
                 "speedup": harness.ratio(spent["eager"], values),
                 "gather_gb_s": (1 + (which == "both")) * gathered / middle / 1e6,
                 "peak_bytes": peak(calls[name][which], device),

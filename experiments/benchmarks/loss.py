@@ -94,12 +94,15 @@ def sentence_transformers(q: Tensor, d: Tensor) -> Callable[[], Tensor]:
     return lambda: loss(features, None)
 
 
-def times(pairs: int, ours: str, rounds: int, device: str) -> dict[str, dict[str, float]]:
+def times(pairs: int, ours: str, rounds: int, device: str) -> dict[str, dict[str, Any]]:
     """Milliseconds by contender, and how often ours fits into each."""
     clock = clock_of(torch.device(device))
     calls = {who: partial(clock, contender(who, pairs, device)) for who in (ours, *PEERS)}
     spent = harness.turns(calls, rounds)
-    return {w: {"ms": median(v), "ratio": harness.ratio(v, spent[ours])} for w, v in spent.items()}
+    return {
+        w: {"ms": median(v), "ratio": harness.ratio(v, spent[ours]), "rounds": v}
+        for w, v in spent.items()
+    }
 
 
 def memory(pairs: int, ours: str, device: str) -> dict[str, dict[str, float]]:
