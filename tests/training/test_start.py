@@ -11,9 +11,11 @@ import sse
 from sse.common.errors import UserError
 from sse.model.norms import NORMS
 from sse.teacher.start import Start, random_rows
+from sse.text.tokenizer import load_tokenizer, train_tokenizer
 from sse.training import start
 from sse.training.module import SSEModule
 from sse.training.run import main
+from tests.helpers.samples import sentences
 from tests.helpers.teachers import write_static
 from tests.helpers.training_runs import make_options, same, weights
 
@@ -108,3 +110,23 @@ def test_a_vocabulary_larger_than_memory_is_refused_before_it_is_made(monkeypatc
         UserError, match=r"`dim` is 1000 for 1,100,000 tokens: training needs 18 GB"
     ):
         start.check_memory(1_100_000, 1_000)
+
+
+def test_a_grown_word_that_the_teacher_lacks_is_read_as_its_text(options, tmp_path):
+    letters = train_tokenizer(sentences(50), 60, progress=False)
+    table = torch.from_numpy(random_rows(letters.vocab_size, 16, 3))
+    teacher = write_static(tmp_path / "letters", letters.tokenizer, table)
+    letters.save(tmp_path / "tokenizer.json")
+    grow = [f"--data.tokenizer={tmp_path / 'tokenizer.json'}", "--data.grow_vocab=6"]
+    once = ["--trainer.max_steps=1", "--eval.baselines=false", "--model.dim=16"]
+    main([*options, *grow, *once, f"--model.start={teacher}", f"--out={tmp_path / 'run'}"])
+    rows = started(tmp_path / "run")
+    grown = load_tokenizer(str(tmp_path / "run" / "model"))
+    words = list(range(letters.vocab_size, grown.vocab_size))
+    assert len(rows) == grown.vocab_size
+    assert len(words) == 6
+    for word in words:
+        pieces = letters.encode([grown.tokenizer.id_to_token(word)])[0]
+        assert len(pieces) > 1
+        expected = rows[pieces].mean(0)
+        np.testing.assert_allclose(rows[word], expected, rtol=1e-4, atol=1e-5)
