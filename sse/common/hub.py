@@ -7,6 +7,7 @@ larger ones follow only where the hub answers. A cached file needs no request.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,6 +17,8 @@ from typing import Any
 from sse.common.errors import UserError, first_line
 
 DEADLINE = 3.0  # seconds, name look-up included
+MODEL_FILES = ["*.json", "*.safetensors", "embedding.q4_k_m.bin"]
+OTHER_FORMS = ["onnx/*", "openvino/*"]
 
 
 class HubUnreachable(UserError):
@@ -44,6 +47,40 @@ def hub_file(name: str, file: str) -> Path:
         raise UserError(
             f"{name}: {file} does not download ({first_line(error)}); {way_out}"
         ) from error
+
+
+def hub_folder(name: str) -> Path:
+    """The local folder of a model on the hub, from the cache or downloaded: tables and JSON alone.
+
+    A model in the cache needs no request, so a newer one on the hub goes unnoticed.
+
+    Raises:
+        HubUnreachable: no answer within the deadline, or the user forbids the network.
+        UserError: no such name, no access to it, or a download that fails.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+        if all(any(cached.rglob(part)) for part in ("tokenizer.json", "*.safetensors")):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    what, way_out = f"{name} is no folder, and as a name on the hub", "give a model's folder"
+    ask_hub(what, lambda api: api.model_info(name, timeout=DEADLINE), way_out)
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name, allow_patterns=MODEL_FILES, ignore_patterns=OTHER_FORMS, etag_timeout=DEADLINE
+        )
+    except Exception as error:
+        raise UserError(f"{name} does not download ({first_line(error)}); {way_out}") from error
+    return Path(folder)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether the name has the form OWNER/NAME."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) is not None
 
 
 def ask_hub(what: str, question: Callable[[Any], Any], way_out: str) -> Any:

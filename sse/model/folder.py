@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from sse.common.digests import CONFIG_NAME
 from sse.common.errors import UserError
 from sse.common.files import expanded
+from sse.common.hub import hub_folder, is_hub_name
 from sse.model.checked_files import ModelFiles, read_q4
 from sse.model.norm_forms import NORM_FORMS
 from sse.model.static_tables import read_static_table
@@ -77,16 +78,18 @@ def read_folder(folder: str | os.PathLike[str], verify: bool = True) -> ModelFol
     """Read any of the known layouts.
 
     Args:
-        folder: the folder.
+        folder: the folder, or a model's name on the hub, OWNER/NAME.
         verify: compare its files with the digests in `sse_config.json`, where it lists some.
 
     Raises:
-        UserError: no model there, a damaged file, one outside the folder, or parts that do not fit
-            each other.
+        UserError: no model there, a hub that does not answer, a damaged file, one outside the
+            folder, or parts that do not fit each other.
     """
     root = expanded(folder)
     if not root.is_dir():
-        raise UserError(f"{root} is no folder: give the folder of an exported model")
+        if not is_hub_name(str(folder)) or root.exists():
+            raise UserError(f"{root} is no folder: give the folder of an exported model")
+        root = hub_folder(str(folder))
     files = ModelFiles(root, verify)
     if files.has(CONFIG_NAME):
         model = _read_export(files)

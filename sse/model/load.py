@@ -41,7 +41,7 @@ def load(path: str | os.PathLike[str], **kwargs: Any) -> SSEModel:
     """The model in a folder of any layout that `sse.model.folder` knows.
 
     Args:
-        path: the folder.
+        path: the folder, or a model's name on the hub, OWNER/NAME.
         kwargs: further arguments of SentenceTransformer, such as `device` or `truncate_dim`.
 
     Raises:

@@ -43,8 +43,8 @@ class Encoder:
     """y = norm(mean(E[ids])), the torch model's vectors to 1e-6.
 
     Args:
-        folder: an exported model, a published SSE folder or a StaticEmbedding (see
-            `sse.model.folder`).
+        folder: an exported model, a published SSE folder, or another library's static table (see
+            `sse.model.folder`); or a model's name on the hub, OWNER/NAME.
         dim: the first `dim` dimensions only (Matryoshka).
         fast: use nanotoken where it is installed and proven equal.
         rows: convert the table to float32, float16, int8 or int4 rows; by default as stored.
