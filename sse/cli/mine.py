@@ -30,7 +30,7 @@ Each set gives a file OUT/NAME.jsonl.gz to train on: anchor, positive, negative,
 With --teacher also score, score_negative, ...: cosines that --model.distil learns. Start the
 command again after a stop: sets that are done stay."""
 
-SETTINGS = "mine.json"  # what the files of OUT were made with
+SETTINGS = ".mine.json"  # what OUT was made with; hidden, so that OUT can be trained on as a folder
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from sse.common.errors import UserError
 from sse.evaluation.bm25 import BM25
 
-BLOCK = 256  # anchors scored at once: their scores of all documents are in memory
+BLOCK = 256  # anchors scored at once, and fewer where they would give more than ...
+SCORES = 20_000_000  # ... scores in memory (80 MB)
 
 Floats = NDArray[np.float32]
 
@@ -112,8 +113,9 @@ def mine(
     draw = np.random.default_rng(seed)
     documents = np.zeros((len(texts.anchor_of), count), np.int64)
     drawn = 0
-    for start in range(0, len(documents), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(documents)))
+    block = max(1, min(BLOCK, SCORES // len(texts.documents)))
+    for start in range(0, len(documents), block):
+        rows = np.arange(start, min(start + block, len(documents)))
         anchors, own = texts.anchor_of[rows], texts.document_of[rows]
         lists = [list(_passing(score(anchors), own, filters)) for score in scorers]
         for i, row in enumerate(rows):
@@ -148,7 +150,7 @@ def _passing(
 ) -> Iterator[NDArray[np.int64]]:
     """Of each row, the documents that pass rank and margin, the best first."""
     depth = min(filters.skip + filters.depth, scores.shape[1])
-    best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+    best = np.argpartition(scores, -depth, axis=1)[:, -depth:]
     for row, columns, positive in zip(scores, best, own, strict=True):
         order = np.lexsort((columns, -row[columns]))  # equal scores by number: repeatable
         ranked = columns[order][filters.skip :]

@@ -121,7 +121,7 @@ def test_the_command_writes_a_file_that_trains_with_every_loss(tmp_path, model, 
     assert (out / "pairs.jsonl.gz").stat().st_mtime_ns == written
     assert run([*command, "--depth=9"]) == 2
     assert "was mined with other options" in capsys.readouterr().err
-    data = [*options, f"--data.paths={out / 'pairs.jsonl.gz'}", "--trainer.max_epochs=1"]
+    data = [*options, f"--data.paths={out}", "--trainer.max_epochs=1"]
     losses = {}
     for kind in ("null", "kl", "margin_mse"):
         folder = tmp_path / kind
@@ -131,6 +131,10 @@ def test_the_command_writes_a_file_that_trains_with_every_loss(tmp_path, model, 
         losses[kind] = next(float(line.split(",")[column]) for line in lines[1:]
                             if line.split(",")[column])  # fmt: skip
     assert losses["kl"] > losses["null"] < losses["margin_mse"]
+    with gzip.open(out / "pairs.jsonl.gz", "wt") as file:  # other scores of the same texts
+        file.writelines(json.dumps(row | {"score": 0.5}) + "\n" for row in rows)
+    with pytest.raises(UserError, match="with other data than .*scores"):
+        main([f"--resume={tmp_path / 'kl'}"])
 
 
 def test_distil_without_scores_or_with_bad_ones_is_one_line(tmp_path):
