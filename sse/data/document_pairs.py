@@ -32,8 +32,11 @@ from sse.documents.office import LIBRARY
 from sse.documents.pairs import KINDS, make_pairs
 from sse.documents.read import read_document
 
-FORMAT = 2  # raise it when the same files give other pairs
-SCHEMA = pa.schema([("anchor", pa.string()), ("positive", pa.string()), ("document", pa.uint64())])
+FORMAT = 3  # raise it when the same files give other pairs
+SCHEMA = pa.schema(
+    [("anchor", pa.string()), ("positive", pa.string())]
+    + [("document", pa.uint64()), ("passage", pa.uint64())]
+)
 ROWS = 10_000  # of one batch: the most that are in memory while they are made
 
 
@@ -87,7 +90,8 @@ def document_pairs(
         table = table.take(np.arange(cap, dtype=np.int64) * len(table) // cap)
     columns = [Column("anchor", "anchor"), Column("positive", "positive")]
     dataset = datasets.Dataset(table.select(["anchor", "positive"]))
-    groups = table.column("document").to_numpy()
+    numbers = [table.column(name).to_numpy() for name in ("document", "passage")]
+    groups = np.stack(numbers, axis=1)
     return make_pair_set(Path(path).resolve().name, dataset, columns, report, groups=groups)
 
 
@@ -108,8 +112,13 @@ def _write(
     rows: list[dict[str, Any]] = []
     with atomic_file(store) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:
         for name, pairs in make_pairs(documents(), kinds):
-            number = _number(os.path.relpath(name, path))
-            rows += [{**pair._asdict(), "document": number} for pair in pairs]
+            within = os.path.relpath(name, path)
+            for pair in pairs:
+                numbers = {
+                    "document": _number(within),
+                    "passage": _number(f"{within}:{pair.passage}"),
+                }
+                rows.append({**pair._asdict(), **numbers})
             counts.update(pair.kind for pair in pairs)
             if len(rows) >= ROWS:
                 writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
@@ -131,9 +140,9 @@ def _report(path: str, facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def _number(path: str) -> int:
-    """A document's 64-bit number, from its path within the folder."""
-    digest = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
+def _number(name: str) -> int:
+    """The 64-bit number of a document, from its path within the folder, or of its passage."""
+    digest = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 

@@ -41,7 +41,8 @@ class PairSet:
     dataset: Any  # the `datasets.Dataset` that holds the rows
     sources: tuple[Column, ...]  # of each role
     report: tuple[str, ...] = ()  # lines that a run may print about the set
-    groups: np.ndarray | None = None  # each row's document, as a number; held out as a whole
+    # (n, 2) numbers of each row's document, which is held out as a whole, and of its passage
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)

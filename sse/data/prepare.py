@@ -24,7 +24,7 @@ from sse.data.batch_plan import Rows
 from sse.data.docstring_pairs import embedded_pairs
 from sse.data.document_pairs import document_pairs
 from sse.data.pair_set import PairSet, load_sets
-from sse.data.split import choose, hold_out, train_rows
+from sse.data.split import choose, hold_out, one_of_each, train_rows
 from sse.data.token_cache import TokenizedSet, tokenize_set
 from sse.documents.pairs import KINDS
 from sse.text.grow import MIN_COUNT, grow, pieces_of
@@ -65,6 +65,7 @@ def prepare(options: Any, say: Callable[[str], None] = print) -> Prepared:
     text_ids = [each.text_ids for each in sets]
     heldout = hold_out(text_ids, options.holdout, [each.groups for each in pairs])
     training = [train_rows(ids, rows) for ids, rows in zip(text_ids, heldout, strict=True)]
+    heldout = [one_of_each(own.groups, rows) for own, rows in zip(pairs, heldout, strict=True)]
     if options.pairs is not None:
         training = choose(text_ids, training, options.pairs)
     return Prepared(tokenizer, pieces, pairs, sets, heldout, training)

@@ -22,8 +22,8 @@ def hold_out(
     """Rows to hold out of each set: the pairs with the smallest hash of their text.
 
     `text_ids` holds per set the (n, columns) 64-bit hashes of the texts. Over all sets `count`
-    pairs are held out, at most `HOLDOUT_SHARE` of them. A set with `groups` gives whole groups, in
-    proportion to its size.
+    pairs are held out, at most `HOLDOUT_SHARE` of them. A set with `groups` gives whole documents,
+    in proportion to its size; see `hold_out_groups`.
     """
     total = sum(map(len, text_ids))
     count = min(count, int(total * HOLDOUT_SHARE))
@@ -45,18 +45,34 @@ def hold_out(
 
 
 def hold_out_groups(groups: np.ndarray, count: int) -> Rows:
-    """Rows of whole groups, such as documents, to hold out: at most `count` of them.
+    """Rows of whole documents to hold out, with at most `count` passages and `HOLDOUT_SHARE`.
 
-    Groups are taken in the order of a hash of theirs, while they fit. `groups` holds each row's
-    64-bit number.
+    Documents are taken in the order of a hash of theirs, while they fit. `groups` (n, 2) holds each
+    row's 64-bit numbers of its document and its passage.
     """
-    numbers, sizes = np.unique(groups, return_counts=True)
-    taken: list[np.uint64] = []
+    numbers, document = np.unique(groups[:, 0], return_inverse=True)
+    sizes = np.bincount(document[np.unique(groups[:, 1], return_index=True)[1]])
+    count = min(count, int(sizes.sum() * HOLDOUT_SHARE))
+    taken = np.zeros(len(numbers), bool)
     for at in np.argsort(_mix(numbers, numbers)):
         if sizes[at] <= count:
-            taken.append(numbers[at])
+            taken[at] = True
             count -= int(sizes[at])
-    return np.flatnonzero(np.isin(groups, np.array(taken, np.uint64)))
+    return np.flatnonzero(taken[document])
+
+
+def one_of_each(groups: np.ndarray | None, rows: Rows) -> Rows:
+    """Of `rows` one for each passage, chosen by a hash; all where there are no `groups`.
+
+    The pairs of a passage have nearly the same positive. Side by side in one collection, each
+    would be an answer to the others' queries that is judged wrong.
+    """
+    if groups is None or not len(rows):
+        return rows
+    passages = groups[rows, 1]
+    order = np.lexsort((_mix(rows.astype(np.uint64), passages), passages))
+    first = np.r_[True, np.diff(passages[order]) != 0]
+    return np.sort(rows[order[first]])
 
 
 def train_rows(text_ids: np.ndarray, heldout: Rows) -> Rows:

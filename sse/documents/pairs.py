@@ -42,6 +42,7 @@ class Pair(NamedTuple):
     anchor: str
     positive: str
     kind: str
+    passage: int = 0  # the number of the passage, within the document, that the positive is part of
 
 
 def make_pairs(
@@ -82,17 +83,21 @@ def _without(document: Document, common: set[bytes]) -> Document:
 def _pairs(document: Document, kinds: Sequence[str], seen: set[bytes]) -> list[Pair]:
     """The pairs of one document; `seen` holds the beginnings of all earlier passages."""
     found: list[Pair] = []
+    passage = 0
     title = re.sub(r"[-_]+", " ", document.title)
     for number, section in enumerate(document.sections):
         whole = _pieces(document, section)
         prose = tuple(p for p in section.paragraphs if not p.code)
         if not prose or not _is_new(whole[0], seen):
             continue
-        found += _of_headings(title, section, whole[0], number == 0)
+        made = list(_of_headings(title, section, whole[0], number == 0))
         pieces = whole if len(prose) == len(section.paragraphs) else None
         for at, piece in enumerate(pieces or _pieces(document, replace(section, paragraphs=prose))):
             if at == 0 or _is_new(piece, seen):
-                found += _of_sentences(piece)
+                made += _of_sentences(piece)
+            found += [pair._replace(passage=passage) for pair in made]
+            passage += 1
+            made = []
     found = [pair for pair in found if pair.kind in kinds and _is_good(pair)]
     return sorted(found, key=lambda pair: KINDS.index(pair.kind))[:PER_DOCUMENT]
 

@@ -7,7 +7,7 @@ import pytest
 
 from sse.common.errors import UserError
 from sse.data.document_pairs import document_pairs
-from sse.data.split import hold_out
+from sse.data.split import hold_out, one_of_each
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_the_pairs_know_their_documents_and_come_from_the_cache_again(notes, tmp
     assert said[0].endswith("20 documents; 1 left out (.png 1 no known format)")
     assert said[1].startswith("pairs made of them: heading 60")
     assert found.columns == ("anchor", "positive")
-    assert len(np.unique(found.groups)) == 20
+    assert len(np.unique(found.groups[:, 0])) == 20
     for path in notes.glob("*.md"):
         path.chmod(0)  # not read again
     said_again = []
@@ -44,7 +44,7 @@ def test_the_pairs_know_their_documents_and_come_from_the_cache_again(notes, tmp
 def test_a_cap_spreads_over_the_documents(notes, tmp_path):
     found = document_pairs(str(notes), tmp_path, cap=40)
     assert len(found) == len(found.groups) == 40
-    assert len(np.unique(found.groups)) == 20
+    assert len(np.unique(found.groups[:, 0])) == 20
 
 
 def test_a_changed_file_gives_other_pairs(notes, tmp_path):
@@ -57,8 +57,17 @@ def test_whole_documents_are_held_out(notes, tmp_path):
     found = document_pairs(str(notes), tmp_path)
     ids = np.arange(2 * len(found), dtype=np.uint64).reshape(-1, 2)
     (held,) = hold_out([ids], 1000, [found.groups])
-    assert 0 < len(held) <= len(found) // 10
-    assert not set(found.groups[held]) & set(np.delete(found.groups, held))
+    documents = found.groups[:, 0]
+    assert 0 < len(np.unique(found.groups[held, 1])) <= len(np.unique(found.groups[:, 1])) // 10
+    assert not set(documents[held]) & set(np.delete(documents, held))
+
+
+def test_one_pair_of_each_passage_is_evaluated(notes, tmp_path):
+    found = document_pairs(str(notes), tmp_path)
+    rows = one_of_each(found.groups, np.arange(0, len(found)))
+    assert len(rows) < len(found)
+    assert len(rows) == len(np.unique(found.groups[:, 1])) == len(np.unique(found.groups[rows, 1]))
+    assert one_of_each(None, rows) is rows
 
 
 def test_a_set_of_documents_beside_one_of_pairs_gives_its_share(notes, tmp_path):
@@ -66,7 +75,7 @@ def test_a_set_of_documents_beside_one_of_pairs_gives_its_share(notes, tmp_path)
     ids = np.random.default_rng(0).integers(0, 2**63, (2, len(found), 2)).astype(np.uint64)
     plain, grouped = hold_out([*ids], 20, [None, found.groups])
     assert len(plain) == 10
-    assert 0 < len(grouped) <= 10
+    assert 0 < len(np.unique(found.groups[grouped, 1])) <= 10
 
 
 @pytest.mark.parametrize(
