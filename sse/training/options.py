@@ -23,6 +23,7 @@ from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, ArgumentP
 
 from sse.common.errors import UserError
 from sse.common.ranges import Range, ranges_of, real, whole
+from sse.common.trusted_config import check_configs
 from sse.data.datamodule import SSEDataModule
 from sse.training import processes
 from sse.training.module import SEEDS, SSEModule
@@ -130,8 +131,10 @@ def parse(args: Sequence[str] | None = None) -> Options:
     began = time.perf_counter()
     quiet()
     parser = _parser()
+    arguments = arguments_of(args)
+    check_configs(arguments)
     try:
-        return Options(parser.parse_args(arguments_of(args)), parser, began)
+        return Options(parser.parse_args(arguments), parser, began)
     except ArgumentError as error:
         raise UserError(f"{error.message}: see train.py --help") from error
 

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from sse.common import machine
 from sse.common.errors import UserError
 from sse.common.files import expanded
+from sse.common.run_lock import hold
 from sse.training.processes import say, world
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -24,17 +25,24 @@ FREE = ("config", "out", "profile", "resume", "checkpoint_minutes")
 
 
 def run_folder(out: str | None, resume: str | None) -> Path:
-    """The run's folder: --resume's, --out if it holds no run yet, else the next free runs/N."""
+    """The run's folder: --resume's, --out if it holds no run yet, else the next free runs/N.
+
+    This process holds its lock from then on; UserError where a living run has it.
+    """
     if resume:
+        hold(Path(resume), say)
         return Path(resume)
     if out is None:
         number = 1
         while Path("runs", str(number)).exists():
             number += 1
-        return Path("runs", str(number))
+        folder = Path("runs", str(number))
+        hold(folder, say)
+        return folder
     folder = expanded(out)
     if folder.is_file():
         raise UserError(f"--out {folder} is a file: give a folder")
+    hold(folder, say)
     if (folder / "metrics.json").exists() or any(folder.glob("checkpoints/*.ckpt")):
         raise UserError(
             f"--out {folder} already holds a run: give another folder, go on with "

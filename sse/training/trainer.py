@@ -55,7 +55,9 @@ def make_trainer(
     else:
         arguments["limit_val_batches"] = 0
     monitor = model.monitor if heldout else None
-    arguments["callbacks"] = _callbacks(options, folder, monitor) + (arguments["callbacks"] or [])
+    given = arguments["callbacks"] or []  # one, or a list
+    given = given if isinstance(given, list) else [given]
+    arguments["callbacks"] = _callbacks(options, folder, monitor) + given
     if not any(isinstance(c, ModelCheckpoint) for c in arguments["callbacks"]):
         arguments["enable_checkpointing"] = False  # else Lightning adds one of its own
     if arguments["logger"] is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+from lightning.pytorch.callbacks import Callback
 
 from sse.common.errors import UserError
 from sse.training import options as training_options
@@ -157,3 +158,43 @@ def test_a_schedule_without_an_end_is_refused(arguments):
         check(parse(arguments))
     check(parse([*arguments, "--trainer.max_steps=5"]))
     check(parse([*arguments, "--model.schedule=constant", "--model.warmup=0"]))
+
+
+LAMBDA = "lightning.pytorch.callbacks.LambdaCallback"
+UNTRUSTED = {
+    "os.system": f"trainer: {{callbacks: [{{class_path: {LAMBDA}, init_args: {{x: os.system}}}}]}}",
+    "subprocess.Popen": "trainer: {callbacks: [{class_path: subprocess.Popen}]}",
+    "builtins.exec": "trainer.callbacks: [{class_path: X, init_args: {f: [builtins.exec]}}]",
+    "more.yaml": "trainer: more.yaml",
+}
+
+
+@pytest.mark.parametrize("name", UNTRUSTED)
+@pytest.mark.parametrize("way", ["--config", "--resume"])
+def test_a_strangers_file_of_options_names_no_code(name, way, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.yaml").write_text("max_steps: 1")
+    (tmp_path / "config.yaml").write_text(UNTRUSTED[name])
+    with pytest.raises(UserError, match=rf"config\.yaml names '{re.escape(name)}', and a file may"):
+        parse([way, "." if way == "--resume" else "config.yaml"])
+
+
+def test_a_file_of_options_may_name_lightnings_classes_and_what_the_command_line_names(tmp_path):
+    path = tmp_path / "config.yaml"
+    stop = "lightning.pytorch.callbacks.EarlyStopping"
+    path.write_text(
+        f"trainer: {{callbacks: [{{class_path: {stop}, init_args: {{monitor: val/ndcg}}}}]}}\n"
+        "data: {paths: [os.path, a.jsonl]}"
+    )
+    callbacks = parse([f"--config={path}"]).trainer()["callbacks"]
+    assert [type(callback).__name__ for callback in callbacks] == ["EarlyStopping"]
+    own = f"{__name__}.Own"
+    path.write_text(f"trainer: {{callbacks: [{{class_path: {own}}}]}}")
+    with pytest.raises(UserError, match="names"):
+        parse([f"--config={path}"])
+    callback = parse([f"--config={path}", f"--trainer.callbacks={own}"]).trainer()["callbacks"]
+    assert type(callback).__name__ == "Own"
+
+
+class Own(Callback):
+    """A callback of the user's own."""

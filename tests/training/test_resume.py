@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 import sse.data.prepare
 import sse.training.run
@@ -283,3 +284,17 @@ def test_ctrl_c_ends_in_one_line_and_can_be_resumed(options, tmp_path):
     )
     assert not (out / "model").exists()
     assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] > 0
+
+
+@pytest.mark.parametrize("way", ["--out", "--resume"])
+def test_a_living_run_is_neither_joined_nor_resumed(options, tmp_path, way, capsys):
+    from sse.training.run import run
+
+    folder = tmp_path / "run"
+    with FileLock(folder / ".run.lock"):
+        (folder / "config.yaml").write_text("ema: 0.0\n")
+        arguments = [*options, f"--out={folder}"] if way == "--out" else [f"--resume={folder}"]
+        assert run(arguments) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "another process trains there: wait for it" in line
+    assert not (folder / "checkpoints").exists()
