@@ -76,10 +76,10 @@ def make_model(tokenizer):
 @pytest.fixture(params=["compiled", "torch"])
 def way(request, monkeypatch):
     """Both ways through the tiles of float32 on a CPU."""
-    from sse.loss import tiled as loss_tiled
+    from sse.loss import compiled as loss_compiled
 
     if request.param == "torch":
-        monkeypatch.setattr(loss_tiled, "_residuals", None)
-    elif loss_tiled._residuals is None:
+        monkeypatch.setattr(loss_compiled, "_residuals", None)
+    elif loss_compiled._residuals is None:
         pytest.skip("sse.loss._tiled is not compiled here")
     return request.param

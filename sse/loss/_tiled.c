@@ -1,4 +1,4 @@
-/* Softmax and its gradient for sse.loss.tiled, without the GIL.
+/* Softmax and its gradient for sse.loss.compiled, without the GIL.
 
    What torch lacks: it passes over a (tile, M) matrix some ten times a dim, 6 ns an element. Here a
    row goes through all of it, at every dim, while it sits in the cache: 1 ns an element.
@@ -11,6 +11,10 @@
        S_k = G_k inverse_q inverse_d                 P_k = share_k (softmax(S_k) - onehot)
        b_k <- sum_(l >= k) P_l inverse_q inverse_d   by_q = sum_j P_k S_k    by_d = sum_i P_k S_k
 
+   Document -> query adds exp(S_k - lse_k) - onehot to P_k's bracket on the first b columns, with lse
+   each column's log-sum-exp over all queries. Label smoothing e adds
+   e onehot - spread once for each direction.
+
    The caller checks types; sizes and offsets are checked here. */
 
 #define PY_SSIZE_T_CLEAN
@@ -22,8 +26,10 @@
 
 #if defined(__GNUC__) && defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
 #define EVERY_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
+#define INLINED static inline __attribute__((always_inline)) /* or no clone of it is made */
 #else
 #define EVERY_CPU
+#define INLINED static inline
 #endif
 
 typedef struct {
@@ -32,10 +38,14 @@ typedef struct {
     const float *inverse_d; /* (dims, m) */
     const float *shares;    /* (dims) */
     const char *excluded;   /* (rows, m) or NULL */
+    const float *lse;       /* (dims, b): document -> query counts too; or NULL */
+    const float *row_spread;    /* (rows): label smoothing over what counts in a row; or NULL */
+    const float *column_spread; /* (b), 0 without smoothing; or NULL */
+    float smoothing;            /* the share that they spread */
     float *by_q;            /* (dims, rows), written */
     float *by_d;            /* (chunks, dims, m), written */
     double *losses;         /* (chunks), written: cross-entropies, weighted by the shares */
-    int64_t dims, rows, m;
+    int64_t dims, rows, m, b;
     int64_t chunk;       /* rows of a chunk */
     int64_t diagonal;    /* the column of row 0's own document */
     int64_t start, stop; /* chunks to do */
@@ -114,6 +124,76 @@ static inline float gradient(float *restrict block, const float *restrict gram,
     return sum;
 }
 
+typedef struct { float by_q, spread; } Sums; /* of P S, and of the smoothed targets times S */
+
+/* `gradient` of the columns from `from` to `to`, where document -> query (THERE = 1) or smoothing
+   counts. KEEP is 0 where a pair does not. */
+#define GENERAL(KEEP, THERE)                                                          \
+    for (int64_t j = from; j < to; j++) {                                             \
+        const float norms = inverse_q * inverse_d[j], logit = gram[j] * norms;        \
+        const float even = row_spread + (THERE ? column_spread[j] : 0.0f);            \
+        float p = block[j] / all - even;                                              \
+        if (THERE) p += exp_negative(logit - lse[j]);                                 \
+        p = KEEP ? p * share : 0.0f;                                                  \
+        spread += KEEP ? even * logit : 0.0f;                                         \
+        block[j] = p * norms;                                                         \
+        by_d[j] += p * logit;                                                         \
+        by_q += p * logit;                                                            \
+    }
+
+INLINED Sums general(float *restrict block, const float *restrict gram,
+                           const float *restrict inverse_d, float *restrict by_d,
+                           const char *restrict excluded, const float *restrict lse,
+                           const float *restrict column_spread, float row_spread, float inverse_q,
+                           float all, float share, int64_t from, int64_t to) {
+    float by_q = 0, spread = 0;
+    if (lse != NULL && excluded != NULL) {
+#pragma omp simd reduction(+ : by_q, spread)
+        GENERAL(!excluded[j], 1)
+    } else if (lse != NULL) {
+#pragma omp simd reduction(+ : by_q, spread)
+        GENERAL(1, 1)
+    } else if (excluded != NULL) {
+#pragma omp simd reduction(+ : by_q, spread)
+        GENERAL(!excluded[j], 0)
+    } else {
+#pragma omp simd reduction(+ : by_q, spread)
+        GENERAL(1, 0)
+    }
+    return (Sums){by_q, spread};
+}
+
+/* A row's gradient at dim k in the general case; adds to its loss. `block` has the exponentials. */
+INLINED float row(const Job *job, int64_t i, int64_t k, float *restrict block,
+                        const float *restrict gram, float *restrict by_d, const char *excluded,
+                        float others, float all, double *loss) {
+    const int64_t own = job->diagonal + i, b = job->lse == NULL ? job->m : job->b;
+    const float *inverse_d = job->inverse_d + k * job->m, share = job->shares[k];
+    const float *lse = job->lse == NULL ? NULL : job->lse + k * job->b;
+    const float inverse_q = job->inverse_q[k * job->rows + i];
+    const float even = job->row_spread == NULL ? 0 : job->row_spread[i];
+    const float logit = gram[own] * inverse_q * inverse_d[own];
+    const float *columns = job->column_spread, target = even + (columns ? columns[own] : 0);
+    float p = -others / all + job->smoothing - target;
+    *loss += share * (job->smoothing - target) * logit;
+    if (lse != NULL) {
+        p += expm1f(logit - lse[own]) + job->smoothing;
+        *loss += share * (lse[own] - logit + job->smoothing * logit);
+    }
+    float by_q = p * share * logit;
+    block[own] = p * share * inverse_q * inverse_d[own];
+    by_d[own] += by_q;
+    const int64_t ranges[][2] = {{0, own}, {own + 1, b}, {b, job->m}};
+    for (int part = 0; part < 3; part++) {
+        const Sums sums = general(block, gram, inverse_d, by_d, excluded, part < 2 ? lse : NULL,
+                                  part < 2 ? columns : NULL, even, inverse_q, all, share,
+                                  ranges[part][0], ranges[part][1]);
+        by_q += sums.by_q;
+        *loss -= share * sums.spread;
+    }
+    return by_q;
+}
+
 EVERY_CPU static void residual(const Job *job, int64_t number, float *restrict gram) {
     const int64_t m = job->m, end = (number + 1) * job->chunk;
     float *by_d = job->by_d + number * job->dims * m;
@@ -134,8 +214,11 @@ EVERY_CPU static void residual(const Job *job, int64_t number, float *restrict g
             const float others = exponentials(block, top, m), all = others + mine;
             block[own] = -others;
             loss += job->shares[k] * (below >= 0 ? log1p(others) : log(all) - below);
-            job->by_q[k * job->rows + i] = gradient(block, gram, inverse_d, by_d + k * m,
-                                                    inverse_q, job->shares[k] / all, m);
+            const int plain = job->lse == NULL && job->row_spread == NULL;
+            job->by_q[k * job->rows + i] =
+                plain ? gradient(block, gram, inverse_d, by_d + k * m, inverse_q,
+                                 job->shares[k] / all, m)
+                      : row(job, i, k, block, gram, by_d + k * m, excluded, others, all, &loss);
             if (isnan(job->by_q[k * job->rows + i])) loss = NAN; /* so is a product of it */
         }
         for (int64_t k = job->dims - 2; k >= 0; k--) {
@@ -147,62 +230,52 @@ EVERY_CPU static void residual(const Job *job, int64_t number, float *restrict g
     job->losses[number] = loss;
 }
 
-static int fits(const Job *job, const Py_buffer *blocks, const Py_buffer *inverse_q,
-                const Py_buffer *inverse_d, const Py_buffer *excluded, const Py_buffer *by_q,
-                const Py_buffer *by_d, const Py_buffer *losses) {
+/* The buffers of a call, in the order of its arguments. */
+enum { BLOCKS, INVERSE_Q, INVERSE_D, SHARES, EXCLUDED, BY_Q, BY_D, LOSSES, LSE, ROW_SPREAD,
+       COLUMN_SPREAD, BUFFERS };
+
+static int fits(const Job *job, const Py_buffer *v) {
     const int64_t dims = job->dims, rows = job->rows, m = job->m;
     if (dims < 1 || rows < 1 || m < 1 || job->chunk < 1) return 0;
-    if (inverse_q->len != 4 * dims * rows || inverse_d->len != 4 * dims * m) return 0;
-    const int64_t chunks = rows / job->chunk + (rows % job->chunk > 0);
-    if (by_q->len != inverse_q->len || losses->len != 8 * chunks) return 0;
-    if (by_d->len / inverse_d->len != chunks || by_d->len % inverse_d->len != 0) return 0;
+    if (v[INVERSE_Q].len != 4 * dims * rows || v[INVERSE_D].len != 4 * dims * m) return 0;
+    const int64_t chunks = rows / job->chunk + (rows % job->chunk > 0), all = v[INVERSE_Q].len;
+    if (v[BY_Q].len != all || v[LOSSES].len != 8 * chunks) return 0;
+    if (v[BY_D].len / v[INVERSE_D].len != chunks || v[BY_D].len % v[INVERSE_D].len != 0) return 0;
     /* Divided first: a product too large for 64 bits passes for none. */
-    if (blocks->len / inverse_q->len != m || blocks->len != inverse_q->len * m) return 0;
-    if (excluded->buf != NULL && excluded->len != rows * m) return 0;
+    if (v[BLOCKS].len / all != m || v[BLOCKS].len != all * m) return 0;
+    if (v[EXCLUDED].buf != NULL && v[EXCLUDED].len != rows * m) return 0;
+    if (v[ROW_SPREAD].buf != NULL && v[ROW_SPREAD].len != 4 * rows) return 0;
+    if (v[LSE].len != 4 * dims * job->b || v[COLUMN_SPREAD].len != 4 * job->b) return 0;
+    if (v[LSE].buf != NULL && (job->b > m || job->diagonal > job->b - rows)) return 0;
     return job->start >= 0 && job->start <= job->stop && job->stop <= chunks &&
            job->diagonal >= 0 && job->diagonal <= m - rows;
 }
 
 static PyObject *residuals_of(PyObject *self, PyObject *args) {
-    Py_buffer blocks, inverse_q, inverse_d, shares, excluded, by_q, by_d, losses;
+    Py_buffer v[BUFFERS];
     Py_ssize_t chunk, diagonal, start, stop;
-    if (!PyArg_ParseTuple(args, "w*y*y*y*z*w*w*w*nnnn", &blocks, &inverse_q, &inverse_d, &shares,
-                          &excluded, &by_q, &by_d, &losses, &chunk, &diagonal, &start, &stop))
+    float smoothing;
+    if (!PyArg_ParseTuple(args, "w*y*y*y*z*w*w*w*z*z*z*fnnnn", v, v + 1, v + 2, v + 3, v + 4, v + 5,
+                          v + 6, v + 7, v + 8, v + 9, v + 10, &smoothing, &chunk, &diagonal, &start,
+                          &stop))
         return NULL;
-    const int64_t dims = shares.len / 4, each = dims > 0 ? 4 * dims : 1;
+    const int64_t dims = v[SHARES].len / 4, each = dims > 0 ? 4 * dims : 1;
     const Job job = {
-        .blocks = blocks.buf,
-        .inverse_q = inverse_q.buf,
-        .inverse_d = inverse_d.buf,
-        .shares = shares.buf,
-        .excluded = excluded.buf,
-        .by_q = by_q.buf,
-        .by_d = by_d.buf,
-        .losses = losses.buf,
-        .dims = dims,
-        .rows = inverse_q.len / each,
-        .m = inverse_d.len / each,
-        .chunk = chunk,
-        .diagonal = diagonal,
-        .start = start,
-        .stop = stop,
+        .blocks = v[BLOCKS].buf, .inverse_q = v[INVERSE_Q].buf, .inverse_d = v[INVERSE_D].buf,
+        .shares = v[SHARES].buf, .excluded = v[EXCLUDED].buf, .lse = v[LSE].buf,
+        .row_spread = v[ROW_SPREAD].buf, .column_spread = v[COLUMN_SPREAD].buf,
+        .smoothing = smoothing, .by_q = v[BY_Q].buf, .by_d = v[BY_D].buf, .losses = v[LOSSES].buf,
+        .dims = dims, .rows = v[INVERSE_Q].len / each, .m = v[INVERSE_D].len / each,
+        .b = v[LSE].len / each, .chunk = chunk, .diagonal = diagonal, .start = start, .stop = stop,
     };
-    const int good = 
-        fits(&job, &blocks, &inverse_q, &inverse_d, &excluded, &by_q, &by_d, &losses);
+    const int good = fits(&job, v);
     float *gram = good ? malloc(job.m * sizeof(float)) : NULL;
     if (gram != NULL) {
         Py_BEGIN_ALLOW_THREADS
         for (int64_t number = start; number < stop; number++) residual(&job, number, gram);
         Py_END_ALLOW_THREADS
     }
-    PyBuffer_Release(&blocks);
-    PyBuffer_Release(&inverse_q);
-    PyBuffer_Release(&inverse_d);
-    PyBuffer_Release(&shares);
-    PyBuffer_Release(&excluded);
-    PyBuffer_Release(&by_q);
-    PyBuffer_Release(&by_d);
-    PyBuffer_Release(&losses);
+    for (int i = 0; i < BUFFERS; i++) PyBuffer_Release(v + i);
     if (!good) {
         PyErr_SetString(PyExc_ValueError, "blocks, norms, shares, mask, sums and rows do not fit");
         return NULL;
@@ -214,8 +287,9 @@ static PyObject *residuals_of(PyObject *self, PyObject *args) {
 
 static PyMethodDef METHODS[] = {
     {"residuals", residuals_of, METH_VARARGS,
-     "residuals(blocks, inverse_q, inverse_d, shares, excluded, by_q, by_d, losses, chunk, diagonal,"
-     " start, stop)\n\nSee sse/loss/tiled.py, the only caller."},
+     "residuals(blocks, inverse_q, inverse_d, shares, excluded, by_q, by_d, losses, lse, row_spread,"
+     " column_spread, smoothing, chunk, diagonal, start, stop)\n\n"
+     "See sse/loss/compiled.py, the only caller."},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_tiled", NULL, -1, METHODS,

@@ -7,40 +7,24 @@
   in the batch (never B x M, nor one such matrix per dim), and a tile stays in the cache.
 - Between the matrix products stands what passes over a tile element by element. On a CPU, in
   float32, `sse.loss._tiled` does it, a small C file built with the package where a C compiler is
-  found. Without it, for other tensors, label smoothing and document -> query torch does the same.
+  found. Without it and for other tensors torch does the same.
 """
 
 from __future__ import annotations
 
-import functools
-from array import array
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-try:
-    _residuals: Any = import_module("sse.loss._tiled").residuals
-except (
-    ImportError,
-    AttributeError,
-):  # no C compiler at installation, or older C
-    _residuals = None
+from sse.loss import compiled
 
 # Squared floor of a vector's norm: F.normalize's 1e-12, below which no gradient flows.
 NORM_FLOOR = 1e-24
 # A logit that weighs nothing: finite, since 0 * inf is NaN, and far below any 20 * cosine.
 EXCLUDED = -1e9
-# Rows whose sums are added up at once: a result does not depend on how threads share the chunks.
-CHUNK = 32
-# Elements of a tile, over all dims, that are worth another thread: a third of a millisecond of
-# `sse.loss._tiled`.
-THREAD_WORK = 1 << 18
-
 TextIds = tuple[Tensor, Tensor]
 
 
@@ -76,7 +60,9 @@ class Tiled(torch.autograd.Function):
         rows = [slice(i, min(i + tile, len(query))) for i in range(0, len(query), tile)]
         grad_q, grad_d = torch.zeros_like(query), torch.zeros_like(documents)
         by_d = torch.zeros_like(batch.norm2_d)
-        buffer = _buffer(batch, tile)
+        # One for all tiles: asking for new pages each time costs as much as the arithmetic.
+        room = len(batch.blocks) * min(tile, len(query)) * len(documents)
+        buffer = query.new_empty(room) if compiled.takes(query) else None
         # Document -> query needs each column's softmax over all rows before any gradient.
         columns = _columns(batch, rows) if options.symmetric else None
         loss = query.new_zeros(())
@@ -84,7 +70,7 @@ class Tiled(torch.autograd.Function):
             if buffer is None:
                 result = _tile(batch, part, columns, by_d)
             else:
-                result = _compiled_tile(batch, part, buffer, by_d)
+                result = _compiled_tile(batch, part, columns, buffer, by_d)
             loss += result.loss
             _add_gradients(batch, part, result, grad_q[part], grad_d)
         by_d = _through_norms(by_d, batch.norm2_d)
@@ -182,58 +168,27 @@ def _tile(batch: _Batch, part: slice, columns: _Columns | None, by_d: Tensor) ->
     return _Tile(loss, grams, torch.stack(by_q))
 
 
-def _buffer(batch: _Batch, tile: int) -> Tensor | None:
-    """Room for a tile's blocks, where `sse.loss._tiled` can do the batch; None where torch has to.
-
-    One for all tiles: asking the system for new pages each time costs as much as the arithmetic.
-    """
-    query, options = batch.query, batch.options
-    fits = query.device.type == "cpu" and query.dtype == torch.float32
-    if _residuals is None or not fits or options.symmetric or options.label_smoothing:
-        return None
-    return query.new_empty(len(batch.blocks) * min(tile, len(query)) * len(batch.documents))
-
-
-def _compiled_tile(batch: _Batch, part: slice, buffer: Tensor, by_d: Tensor) -> _Tile:
-    """`_tile` by `sse.loss._tiled`: its chunks shared among as many threads as torch has."""
+def _compiled_tile(
+    batch: _Batch, part: slice, columns: _Columns | None, buffer: Tensor, by_d: Tensor
+) -> _Tile:
+    """`_tile` by `sse.loss.compiled`."""
     q, (dims, m) = batch.query[part], batch.norm2_d.shape
     grams = buffer[: dims * len(q) * m].view(dims, len(q), m)
     for block, gram in zip(batch.blocks, grams, strict=True):
         torch.mm(q[:, block], batch.documents[:, block].T, out=gram)
-    excluded = batch.excluded(part)
-    chunks = -(-len(q) // CHUNK)
-    threads = min(torch.get_num_threads(), 1 + grams.numel() // THREAD_WORK, chunks)
-    by_q, sums = by_d.new_empty(dims, len(q)), by_d.new_empty(chunks, dims, m)
-    losses = array("d", bytes(8 * chunks))
-    shared = (
-        grams.numpy(),
-        batch.inverse_q[:, part].contiguous().numpy(),
-        batch.inverse_d.numpy(),
-        array("f", batch.shares),
-        None if excluded is None else excluded.numpy(),
-        by_q.numpy(),
-        sums.numpy(),
-        losses,
-        CHUNK,
-        batch.options.first + part.start,
+    smoothing, excluded = batch.options.label_smoothing, batch.excluded(part)
+    more = compiled.More(
+        lse=None if columns is None else torch.stack(columns.lse),
+        row_spread=smoothing / _counts(batch, part, excluded) if smoothing else None,
+        column_spread=smoothing / columns.count if columns else None,
+        smoothing=smoothing,
     )
-
-    def share(thread: int) -> None:
-        _residuals(*shared, chunks * thread // threads, chunks * (thread + 1) // threads)
-
-    others = [_helpers(threads).submit(share, i) for i in range(1, threads)]
-    share(0)
-    for other in others:
-        other.result()
+    norms = batch.inverse_q[:, part].contiguous(), batch.inverse_d
+    diagonal = batch.options.first + part.start
+    by_q, sums, loss = compiled.residuals(grams, *norms, batch.shares, excluded, diagonal, more)
     for each in sums:  # in order
         by_d += each
-    return _Tile(sum(losses), grams, by_q)
-
-
-@functools.cache
-def _helpers(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay, since making one takes as long as 100,000 elements."""
-    return ThreadPoolExecutor(max(1, threads - 1))
+    return _Tile(loss, grams, by_q)
 
 
 def _add_gradients(batch: _Batch, part: slice, tile: _Tile, grad_q: Tensor, grad_d: Tensor) -> None:
@@ -281,13 +236,17 @@ def _spread(
 ) -> Tensor:
     """What label smoothing adds to the target, (rows, M): equal parts to all that count."""
     b, m = len(batch.query), len(batch.documents)
-    count = batch.query.new_full((part.stop - part.start, 1), m)
-    if excluded is not None:
-        count -= excluded.sum(1, keepdim=True)
+    count = _counts(batch, part, excluded)[:, None]
     spread = (batch.options.label_smoothing / count).repeat(1, m)
     if columns is not None:
         spread[:, :b] += batch.options.label_smoothing / columns.count
     return spread if excluded is None else spread.masked_fill_(excluded, 0)
+
+
+def _counts(batch: _Batch, part: slice, excluded: Tensor | None) -> Tensor:
+    """How many documents count for each query, (rows,)."""
+    count = batch.query.new_full((part.stop - part.start,), len(batch.documents))
+    return count if excluded is None else count - excluded.sum(1)
 
 
 def equal_texts(query_ids: Tensor, document_ids: Tensor, part: slice = slice(None)) -> Tensor:

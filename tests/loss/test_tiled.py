@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sse.loss import tiled as loss_tiled
+from sse.loss import compiled as loss_compiled
 from sse.loss.matryoshka import matryoshka_loss
 from tests.helpers.loss_cases import assert_loss, ours, vectors
 
@@ -14,7 +14,7 @@ from tests.helpers.loss_cases import assert_loss, ours, vectors
 def draw_batch(data, most, dims, dtype=torch.float64):
     """Any shape, offset, repeated texts, scale; rows that are equal or all zero."""
     b, first, hard = (data.draw(st.integers(low, most)) for low in (1, 0, 0))
-    symmetric = dtype == torch.float64 and data.draw(st.booleans()) and first == 0
+    symmetric = data.draw(st.booleans()) and first == 0
     pairs = b if symmetric else first + b + data.draw(st.integers(0, 3))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     q, d = (torch.randn(n, 24, generator=generator, dtype=dtype) for n in (b, pairs + hard))
@@ -61,6 +61,7 @@ def test_float32_tiles_equal_the_dense_loss_in_float64(data, way):
     dims = sorted(data.draw(st.sets(st.sampled_from([1, 4, 8, 12, 16, 24]), min_size=1)))
     q, d, options = draw_batch(data, 50, dims, torch.float32)
     tile = data.draw(st.integers(1, 60))
+    options["label_smoothing"] = data.draw(st.sampled_from([0.0, 0.1, 0.9]))
     expected = value_and_gradients(q.double(), d.double(), dims, **options, backend="dense")
     got = value_and_gradients(q, d, dims, **options, backend="tiled", tile=tile)
     assert_loss(f"loss float32 {way}", got, expected, q, d, dims, **options)
@@ -72,16 +73,17 @@ def test_no_queries_lose_nothing(way):
     assert not gradient.any()
 
 
+@pytest.mark.parametrize("options", [{}, {"symmetric": True, "label_smoothing": 0.1}])
 @pytest.mark.parametrize("pairs", [37, 300])
-def test_threads_change_no_bit(way, pairs, monkeypatch):
-    monkeypatch.setattr(loss_tiled, "THREAD_WORK", 1)
+def test_threads_change_no_bit(way, pairs, options, monkeypatch):
+    monkeypatch.setattr(loss_compiled, "THREAD_WORK", 1)
     threads = torch.get_num_threads()
     columns = vectors(pairs, 3, 64)
     results = []
     try:
         for n in (1, 2, 3, 7):
             torch.set_num_threads(n)
-            results.append(ours(columns, [64, 24]))
+            results.append(ours(columns, [64, 24], **options))
     finally:
         torch.set_num_threads(threads)
     for value, gradients in results[1:]:
@@ -111,16 +113,20 @@ def test_the_compiled_loss_refuses_sizes_that_do_not_fit():
         "by_q": np.zeros((dims, rows), np.float32),
         "by_d": np.zeros((2, dims, m), np.float32),
         "losses": np.zeros(2),
+        "lse": np.full((dims, m), np.log(rows), np.float32),
+        "row_spread": np.full(rows, 0.1 / m, np.float32),
+        "column_spread": np.full(m, 0.1 / rows, np.float32),
+        "smoothing": 0.1,
         "chunk": 2,
         "diagonal": 2,
         "start": 0,
         "stop": 2,
     }
     compiled.residuals(*good.values())
-    assert good["losses"].sum() == pytest.approx(dims * rows * np.log(m))
+    assert good["losses"].sum() == pytest.approx(dims * rows * (np.log(m) + np.log(rows)))
     wrong = {"diagonal": (-1, 3, 2**62), "start": (-1, 3), "stop": (3, -1, 2**62)}
     wrong["chunk"] = (0, -1, 1, 2**62)
-    for name in list(good)[:8]:
+    for name in list(good)[:11]:
         flat = good[name].ravel()
         wrong[name] = (flat[:-1].copy(), flat[:0].copy(), np.append(flat, flat[:1]))
     for name, values in wrong.items():
