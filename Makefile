@@ -65,9 +65,11 @@ report: .venv/.dev
 	SSE_RESULTS=$(abspath $(RESULTS)) $(BIN)/jupyter nbconvert --execute --no-input --to html \
 		--output-dir runs notebooks/*.ipynb
 
-# The wheel and the sdist, into dist/.
+# The wheel and the sdist, into dist/, checked for the package index; docs/release.md goes on.
 dist: .venv/.dev
+	rm -rf dist
 	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 .venv/.%: pyproject.toml
 	@echo "Installing into .venv (first use; a few minutes) ..."

@@ -142,7 +142,7 @@ BAD_COMMANDS = [
     (["encode", "t.jsonl", "o.npy", "--batch-size", "0"], "--batch-size: 0: give at least 1"),
     (["encode", "t.jsonl", "o.npy", "--prompt", "q"], "--prompt 'q'"),
     (["encode", "t.jsonl", "o.npy", "--frob"], "unrecognized arguments: --frob"),
-    (["encode", "t.jsonl", "o.npy", "-m", "."], "model.safetensors is missing"),
+    (["encode", "t.jsonl", "o.npy", "-m", "."], "modules.json is missing"),
     (["info", "nothing"], "nothing is no folder"),
     (["export", "MODEL", "."], "exists"),
     (["export", "MODEL", "new", "--rows", "int8", "--dim", "0"], "--dim: 0: give at least 1"),

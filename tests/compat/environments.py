@@ -33,9 +33,6 @@ def python(name, *requirements):
     week where a requirement names no version. The test is skipped where uv is missing or the
     package index cannot be reached.
     """
-    uv = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
-    if uv is None:
-        pytest.skip("uv is not installed: the extra `dev` brings it")
     pinned = all("==" in requirement for requirement in requirements)
     week = "" if pinned else time.strftime("%G, week %V")
     recipe = "\n".join([sys.version, torch.__version__, week, *requirements])
@@ -45,20 +42,20 @@ def python(name, *requirements):
     PLACE.mkdir(exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not made.exists() or made.read_text() != recipe:
-            _make(uv, folder, interpreter, requirements)
+            _make(folder, interpreter, requirements)
             made.write_text(recipe)
     return interpreter
 
 
-def _make(uv, folder, interpreter, requirements):
+def _make(folder, interpreter, requirements):
     """Install the requirements and what they need beside links to torch."""
-    _uv(uv, "venv", "--clear", "--python", sys.executable, folder)
+    uv("venv", "--clear", "--python", sys.executable, folder)
     _link_torch(next(folder.glob("lib/python*/site-packages")))
     needed = importlib.metadata.requires("torch") or []
     small = [n for n in needed if not WITHOUT.match(n) and "extra ==" not in n]
     without = folder / "without.txt"
     without.write_text("torch\ntriton\n")
-    _uv(uv, "pip", "install", "--python", interpreter, "--excludes", without, *small, *requirements)
+    uv("pip", "install", "--python", interpreter, "--excludes", without, *small, *requirements)
 
 
 def _link_torch(site):
@@ -69,10 +66,10 @@ def _link_torch(site):
             (site / place.name).symlink_to(place)
 
 
-def _uv(uv, *arguments):
+def uv(*arguments):
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
-        [uv, *map(str, arguments)], capture_output=True, text=True, env=environment
+        [find_uv(), *map(str, arguments)], capture_output=True, text=True, env=environment
     )
     if done.returncode and UNREACHABLE.search(done.stderr):
         pytest.skip(f"no package index: {done.stderr.strip().splitlines()[-1]}")
