@@ -66,7 +66,16 @@ def _link_torch(site):
             (site / place.name).symlink_to(place)
 
 
+def find_uv():
+    """The path of uv; the test is skipped where there is none."""
+    found = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
+    if found is None:
+        pytest.skip("uv is not installed: the extra `dev` brings it")
+    return found
+
+
 def uv(*arguments):
+    """Run uv; the test is skipped where the package index cannot be reached."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
         [find_uv(), *map(str, arguments)], capture_output=True, text=True, env=environment
