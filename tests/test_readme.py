@@ -1,4 +1,4 @@
-"""The README's commands run as pasted, in order, in a fresh copy of the repository."""
+"""The commands of README and tutorial run as pasted, in order, in a copy of the repository."""
 
 import os
 import re
@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def blocks():
+def blocks(page):
     """(language, code) of every fenced block; the environment's activation is the test's own."""
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = (ROOT / page).read_text("utf-8")
     return [(m[1], m[2]) for m in BLOCK.finditer(text) if ".venv/bin/activate" not in m[2]]
 
 
@@ -34,11 +34,12 @@ def checkout(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_block_of_the_readme_runs_as_pasted(checkout):
+@pytest.mark.parametrize(("page", "least"), [("README.md", 7), ("docs/tutorial.md", 5)])
+def test_every_block_of_a_page_runs_as_pasted(checkout, page, least):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
-    assert len(blocks()) >= 7
-    for language, code in blocks():
+    assert len(blocks(page)) >= least
+    for language, code in blocks(page):
         shell = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
         done = subprocess.run(
             [*shell, code], cwd=checkout, capture_output=True, text=True, env=environment
