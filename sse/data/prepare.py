@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sse.common.digests import is_whole, write_digest
 from sse.common.files import expanded
@@ -104,6 +106,13 @@ def base_tokenizer(
     return str(_trained_tokenizer(pairs, size, cache_folder(options.cache), say))
 
 
+def _vocabulary_texts(pairs: PairSet) -> Iterator[str]:
+    """The texts that a vocabulary comes from: those of all pairs, or of one for each passage."""
+    rows = None if pairs.groups is None else one_of_each(pairs.groups, np.arange(len(pairs)))
+    for column in pairs.columns:
+        yield from pairs.texts(column, rows)
+
+
 def _trained_tokenizer(
     pairs: Sequence[PairSet], size: int, cache: Path, say: Callable[[str], None]
 ) -> Path:
@@ -111,7 +120,7 @@ def _trained_tokenizer(
     path = _place(cache, [size, *(each.fingerprint for each in pairs)])
     if not is_whole(path):
         say(f"tokenizer: training WordPiece on the pairs, at most {size:,}")
-        texts = (text for each in pairs for column in each.columns for text in each.texts(column))
+        texts = (text for each in pairs for text in _vocabulary_texts(each))
         train_tokenizer(texts, size).save(path)
         write_digest(path)
     return path
