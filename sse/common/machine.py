@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
 import platform
@@ -16,6 +15,8 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 def versions(*packages: str) -> dict[str, str | None]:
     """{package: version or None where it is not installed}, this project first."""
+    import importlib.metadata  # slow to import, and `cores` needs none
+
     installed: dict[str, str | None] = {}
     for name in ("stable-static-embedding", *packages):
         try:

@@ -235,7 +235,7 @@ class Encoder:
         """`dim`, by default `most`; raises UserError outside 1 to `most`."""
         if dim is None:
             return most
-        if not 1 <= dim <= most:
+        if not isinstance(dim, int | np.integer) or isinstance(dim, bool) or not 1 <= dim <= most:
             raise UserError(f"dim {dim} is no prefix of the model's {most}: give 1 to {most}")
         return int(dim)
 

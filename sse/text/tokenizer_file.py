@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from math import prod
 from pathlib import Path
@@ -83,6 +82,8 @@ def _growth_of(settings: Any) -> float:
     if kind == "Prepend":
         return 1 + len(settings["prepend"])
     if kind == "Precompiled":
+        import base64
+
         # A trie's length, the trie, then what it puts in the place of letters, each ended by 0.
         table = base64.b64decode(settings["precompiled_charsmap"])
         texts = table[4 + int.from_bytes(table[:4], "little") :]
