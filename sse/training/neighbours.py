@@ -51,7 +51,7 @@ class Neighbours(Callback):
         self.most = self.fewest = torch.get_num_threads()
         self.seconds = 0.0
         self._pause = PAUSES[0]
-        self._retry = self._since = self._waited = 0.0
+        self._retry = self._since = self._waited = self._before = 0.0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Look from here on, where threads matter and change no bit."""
@@ -73,8 +73,10 @@ class Neighbours(Callback):
         threads = torch.get_num_threads()
         if threads < self.most:
             self.seconds += spent
-        if threads > 1 and waiting > LIMIT:
-            failed = threads == self.most and now < self._retry + 2 * WINDOW
+        before, self._before = self._before, waiting
+        failed = threads == self.most and now < self._retry + 2 * WINDOW
+        # Twice in a row, since a checkpoint disturbs for a moment only. A trial ends sooner.
+        if threads > 1 and waiting > LIMIT and (before > LIMIT or failed):
             self._pause = min(2 * self._pause, PAUSES[1]) if failed else PAUSES[0]
             self._retry = now + self._pause
             torch.set_num_threads(max(1, threads - max(1, round(waiting))))

@@ -69,6 +69,7 @@ def test_threads_leave_while_others_want_their_cores_and_come_back(threads):
     threads(4)
     watch = Neighbours()
     assert decide(watch, 100, LIMIT / 2) == 4
+    assert decide(watch, 100.5, 1.9) == 4, "once is no neighbour"
     assert decide(watch, 101, 1.9) == 2
     assert decide(watch, 101.5, 0.6) == 1
     assert decide(watch, 102, 5.0) == 1
@@ -81,6 +82,7 @@ def test_threads_leave_while_others_want_their_cores_and_come_back(threads):
 def test_all_threads_are_tried_more_seldom_after_each_failure(threads):
     threads(2)
     watch, now, tries = Neighbours(), 100.0, []
+    watch._decide(now, WINDOW, 1.0)
     watch._decide(now, WINDOW, 1.0)
     while now < 300:
         now += WINDOW
