@@ -1,4 +1,4 @@
-"""The command `sse`: train, encode, evaluate, export, fit, average, info, index, search.
+"""The command `sse`: train, encode, evaluate, export, fit, average, info, index, search, serve.
 
 Only the module of the running command is imported, so `sse --help` and `sse encode` start without
 torch. Exit codes are those of `sse.common.errors.one_line`: 0 success, 1 a full disk, 2 bad input
@@ -26,11 +26,9 @@ COMMANDS = {
     "fit": ("sse.cli.fit", "fit a model to a corpus, without training"),
     "average": ("sse.cli.fit", "the mean of several models"),
     "info": ("sse.cli.model", "what a model folder holds, and which tokenizer runs it"),
-    "index": (
-        "sse.cli.index",
-        "make an index of documents, or bring it up to date (extra `search`)",
-    ),
+    "index": ("sse.cli.index", "make an index of documents, or update it (extra `search`)"),
     "search": ("sse.cli.search", "search an index by meaning and words (extra `search`)"),
+    "serve": ("sse.cli.serve", "search and embeddings over HTTP (extra `serve`)"),
 }
 EXAMPLES = """examples:
   sse encode corpus.jsonl vectors.parquet -m model

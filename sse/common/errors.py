@@ -17,12 +17,15 @@ from sse.common.terminal import clean
 
 # Libraries that the core does without, by the name to import: the extra that brings each.
 EXTRAS = {
+    "fastapi": "serve",
     "fsspec": "cluster",
     "lance": "search",
     "kreuzberg": "documents",
     "nanotoken": "fast",
     "onnx": "onnx",
+    "prometheus_client": "serve",
     "ray": "cluster",
+    "uvicorn": "serve",
     **dict.fromkeys(
         ("Stemmer", "bm25s", "datasets", "jsonargparse", "lightning", "matplotlib", "pandas",
          "scipy", "sentence_transformers", "tensorboard", "torch", "torchmetrics", "yaml"),

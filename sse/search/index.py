@@ -20,7 +20,7 @@ from sse.common.fusion import DEPTH, WEIGHT, Hits, fuse
 from sse.search.dense import Vectors
 from sse.search.hits import Hit, Ranked, hits_of
 from sse.search.models import open_model
-from sse.search.store import BASE, Store, damaged, reading, settings_of
+from sse.search.store import BASE, WORDS, Store, damaged, reading, settings_of
 
 MODES = ("hybrid", "dense", "keyword")
 _NONE: Hits = (np.zeros(0, np.int64), np.zeros(0, np.float32))
@@ -46,7 +46,7 @@ class Index:
         fast: bool = True,
         verify: bool = True,
     ) -> None:
-        self._fast, self._verify = fast, verify
+        self._model, self._fast, self._verify = model, fast, verify
         self._store = Store(name)
         self.name = self._store.name
         self._table = self._store.current()
@@ -101,10 +101,23 @@ class Index:
             rows = None if where is None else self._rows_where(where)
             return [self._search(q, k, mode, where, rows, least, grouped) for q in queries]
 
-    def refresh(self) -> None:
-        """Go on with the newest version, where the index was updated meanwhile."""
-        if self._store.version() != self._table.version:
-            self.__init__(self.name, self.model.folder, self._fast, self._verify)  # type: ignore[misc]
+    def warm(self) -> None:
+        """Read the vectors and the words now, not at the first search."""
+        with reading(self.name):
+            self._loaded()
+            self._table.prewarm_index(WORDS)
+
+    def latest(self) -> Index:
+        """The newest version of the index, opened and warm; this object if it is the newest.
+
+        Raises:
+            UserError: the index is gone.
+        """
+        if self._store.version() == self._table.version:
+            return self
+        newer = Index(self.name, self._model, self._fast, self._verify)
+        newer.warm()
+        return newer
 
     def _search(
         self,

@@ -194,8 +194,9 @@ def test_an_open_index_follows_updates_when_it_is_told(notes, model, tmp_path):
     (notes / "new.md").write_text("A quuxium.")
     update_index(notes, tmp_path / "i")
     assert opened.search("quuxium", mode="keyword") == [[]]
-    opened.refresh()
-    assert opened.search("quuxium", mode="keyword")[0][0].path == "new.md"
+    newer = opened.latest()
+    assert newer.search("quuxium", mode="keyword")[0][0].path == "new.md"
+    assert newer.latest() is newer
 
 
 def test_the_model_of_a_foreign_folder_must_exist(made, tmp_path):
