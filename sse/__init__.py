@@ -3,22 +3,26 @@
 The names below are loaded on first use, so `import sse` costs nothing and brings no torch.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
-from sse.common.errors import import_extra
+from sse.common.errors import import_extra as _import_extra
 from sse.common.version import __version__
 
-if TYPE_CHECKING:
+if _TYPE_CHECKING:
     from sse.common.errors import UserError
     from sse.model.average import average
     from sse.model.export import export
     from sse.model.fit import fit
     from sse.model.load import SSEModel, load
     from sse.model.model import SSE
+    from sse.search.index import Index
+    from sse.search.update import update_index
     from sse.serving.encoder import Encoder
 
 _HOMES = {
     "Encoder": "sse.serving.encoder",
+    "Index": "sse.search.index",
     "SSE": "sse.model.model",
     "SSEModel": "sse.model.load",
     "UserError": "sse.common.errors",
@@ -26,10 +30,12 @@ _HOMES = {
     "export": "sse.model.export",
     "fit": "sse.model.fit",
     "load": "sse.model.load",
+    "update_index": "sse.search.update",
 }
 __all__ = [
     "SSE",
     "Encoder",
+    "Index",
     "SSEModel",
     "UserError",
     "__version__",
@@ -37,10 +43,15 @@ __all__ = [
     "export",
     "fit",
     "load",
+    "update_index",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __dir__() -> list[str]:
+    return __all__
+
+
+def __getattr__(name: str) -> _Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'sse' has no attribute '{name}'")
-    return getattr(import_extra(_HOMES[name]), name)
+    return getattr(_import_extra(_HOMES[name]), name)

@@ -47,6 +47,8 @@ def index(parser: argparse.ArgumentParser) -> Run:
     add_input(parser)
     add("--keep", nargs="+", default=[], metavar="COLUMN",
         help="columns of tables to keep, for --where and in results")  # fmt: skip
+    add("--fit", action="store_true",
+        help="fit the model of a new index to its documents, as 'sse fit' does")  # fmt: skip
     add("--delete", action="store_true", help="take the documents in IN out of the index")
     add("--strict", action="store_true", help="fail if a file cannot be read")
     add("--batch-size", type=whole(1), default=1024,
@@ -77,7 +79,7 @@ def _index(args: argparse.Namespace) -> None:
 def _update(args: argparse.Namespace) -> Summary:
     options = Options(
         args.dim, args.size, args.overlap, args.column, args.input_form, tuple(args.keep),
-        args.batch_size, not args.no_fast,
+        args.fit, args.batch_size, not args.no_fast,
     )  # fmt: skip
     with (
         stopped_with(lambda: "the same command goes on"),

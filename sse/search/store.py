@@ -56,6 +56,7 @@ class Settings:
     overlap: int
     column: str | None = None  # of the texts of tables
     form: str | None = None  # of one file that was read by rows, whatever its name
+    origin: str = ""  # the digest of the model before it was fitted to the documents
     format: int = FORMAT
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import numpy as np
 from sse.common.errors import UserError
 from sse.documents.left_out import LeftOut
 from sse.documents.passages import OVERLAP, SIZE
+from sse.model.fit import fit
 from sse.search.columns import Columns
 from sse.search.models import keep_model, model_digest, open_model, probe
 from sse.search.rows import (
@@ -62,6 +65,7 @@ class Options:
         column: column of the texts of tables.
         form: the format of one file that is read by rows: lines, jsonl, csv, tsv or parquet.
         keep: columns of tables to keep, for filters and results.
+        fit: fit the model to the documents of a new index (`sse.fit`).
         batch_size: texts a thread encodes at a time.
         fast: see `sse.Encoder`.
     """
@@ -72,6 +76,7 @@ class Options:
     column: str | None = None
     form: str | None = None
     keep: Sequence[str] = ()
+    fit: bool = False
     batch_size: int = 1024
     fast: bool = True
 
@@ -114,7 +119,7 @@ def update_index(
     try:
         with store.locked():
             table = None if force else store.latest()
-            table, encoder = _prepare(store, table, encoder, options)
+            table, encoder = _prepare(store, table, encoder, options, scope)
             _bring(store, table, encoder, scope, files, options, done, progress)
             if strict:
                 done.left_out.forbid()
@@ -150,34 +155,52 @@ def delete_from_index(path: str | os.PathLike[str], name: str | os.PathLike[str]
 
 
 def _prepare(
-    store: Store, table: Any | None, model: Encoder | None, options: Options
+    store: Store, table: Any | None, model: Encoder | None, options: Options, source: str
 ) -> tuple[Any, Encoder]:
     """The table and the model to write with; both are checked against each other."""
     if table is None:
         if model is None:
             raise UserError(f"{store.name} is new: name its model with `model`")
         _check_folder(store)
-        settings = Settings(
-            model.dim, str(model.folder.resolve()), model_digest(model.folder), probe(model),
-            options.size or SIZE, OVERLAP if options.overlap is None else options.overlap,
-            options.column, options.form,
-        )  # fmt: skip
-        keep_model(store, model, settings)
-        return store.create(settings), model
+        return _create(store, model, options, source)
     settings = settings_of(table, store.name)
     again = "to make the index anew"
+    if options.fit and not settings.origin:
+        raise UserError(f"`fit`: {store.name} was made without: give `force` {again}")
     for key in ("dim", "size", "overlap", "column", "form"):
         asked, own = getattr(options, key), getattr(settings, key)
         if asked is not None and asked != own:
             raise UserError(f"{key} {asked!r}, but {store.name} has {own!r}: give `force` {again}")
-    if model is None:
-        return table, open_model(store, settings, fast=options.fast)
-    if model_digest(model.folder) != settings.digest:
+    if model and model_digest(model.folder) not in (settings.digest, settings.origin):
         raise UserError(
             f"{store.name} was made with another model than {model.folder}: give `force` {again}"
         )
-    model.dim = settings.dim
-    return table, model
+    if model and not settings.origin:
+        model.dim = settings.dim
+        return table, model
+    return table, open_model(store, settings, fast=options.fast)
+
+
+def _create(store: Store, model: Encoder, options: Options, source: str) -> tuple[Any, Encoder]:
+    """A table without rows, and its model, which is copied into the index."""
+    origin, folder = "", str(model.folder.resolve())
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.fit:
+            if not store.local:
+                raise UserError(f"`fit`: {store.name} keeps no model: fit it with 'sse fit'")
+            origin = model_digest(model.folder)
+            fit(model.folder, source, Path(scratch, "model"), form=options.form,
+                column=options.column)  # fmt: skip
+            model = Encoder(Path(scratch, "model"), model.dim, fast=options.fast)
+        settings = Settings(
+            model.dim, folder, model_digest(model.folder), probe(model), options.size or SIZE,
+            OVERLAP if options.overlap is None else options.overlap, options.column, options.form,
+            origin,
+        )  # fmt: skip
+        keep_model(store, model, settings)
+    if origin:
+        model = open_model(store, settings, fast=options.fast)
+    return store.create(settings), model
 
 
 def _check_folder(store: Store) -> None:

@@ -10,12 +10,14 @@ import time
 import numpy as np
 import pytest
 
+import sse
 from sse.common.errors import UserError
 from sse.search import rows as rows_module
 from sse.search import update as update_module
 from sse.search.index import Index
 from sse.search.store import Store
 from sse.search.update import Options, delete_from_index, update_index
+from sse.serving.encoder import Encoder
 
 
 @pytest.fixture
@@ -159,8 +161,6 @@ def test_a_second_writer_is_refused(notes, name, model):
 
 
 def test_force_makes_the_index_anew_with_another_model(notes, name, model, tmp_path, tokenizer):
-    import sse
-
     other = sse.export(sse.SSE(tokenizer, 8, seed=1), tmp_path / "other")
     update_index(notes, name, model)
     with pytest.raises(UserError, match="made with another model than"):
@@ -171,6 +171,18 @@ def test_force_makes_the_index_anew_with_another_model(notes, name, model, tmp_p
     opened = Index(name)
     assert opened.dim == 8 and found(name) == ["red/one.md"]
     assert len(os.listdir(name / "models")) == 1, "the old model is gone"
+
+
+def test_a_model_fitted_to_the_documents_stays_in_the_index(notes, name, model, tmp_path):
+    update_index(notes, name, model, Options(fit=True))
+    sse.fit(model, notes, tmp_path / "fitted")
+    expected = Encoder(tmp_path / "fitted").encode("red square")
+    np.testing.assert_array_equal(Index(name).model.encode("red square"), expected)
+    (notes / "red/one.md").write_text("A new zorbium.")
+    assert update_index(notes, name, model, Options(fit=True)).counts["changed"] == 1
+    update_index(notes, tmp_path / "plain", model)
+    with pytest.raises(UserError, match="`fit`: .* was made without"):
+        update_index(notes, tmp_path / "plain", options=Options(fit=True))
 
 
 def test_columns_of_tables_are_kept_with_their_types(tmp_path, name, model):

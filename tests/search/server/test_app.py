@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("lance", reason="the extra 'search' is not installed")
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 testclient = pytest.importorskip(
-    "fastapi.testclient", reason="httpx is not installed", exc_type=ImportError
+    "fastapi.testclient", reason="a client for tests is not installed", exc_type=ImportError
 )
 
 from sse.search.index import Index  # noqa: E402  after the skips
