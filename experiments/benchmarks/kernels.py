@@ -152,7 +152,8 @@ def measure(case: Case, device: torch.device, args: argparse.Namespace) -> Row:
             {n: partial(clock, c[which]) for n, c in calls.items()}, args.rounds, 2
         )
         for name, values in spent.items():
-            low, middle, high = statistics.quantiles(values, n=10)[1::3]  # 0.2, 0.5, 0.8
+            deciles = statistics.quantiles(values, n=10, method="inclusive")
+            low, middle, high = deciles[1::3]  # 0.2, 0.5, 0.8
             result[name][which] = {
                 "ms": middle,
                 "ms_q20": low,
@@ -185,6 +186,7 @@ def contenders(batch: Batch, compiled: bool) -> dict[str, Callable[[], Tensor]]:
         "op+buffer": lambda: bag_dyt(w, *args, table_grad=buffer),
     }
     if compiled:
+        torch._dynamo.reset()  # or else, after a few shapes, it falls back to eager
         op = torch.compile(eager, dynamic=False)
         calls["compile"] = lambda: op(w, *args)
     if w.is_cuda:
@@ -238,6 +240,7 @@ def clock_of(device: torch.device, cpu_time: bool = False) -> Callable[[Call], f
     def events(call: Call) -> float:
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         flush.zero_()
+        torch.cuda._sleep(2_000_000)  # the device waits, so that the host's launches do not count
         start.record()
         call()
         stop.record()

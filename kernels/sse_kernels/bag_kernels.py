@@ -20,7 +20,7 @@ from sse_kernels.triton_math import sech2, tanh
 @triton.jit
 def pool_gate(
     weight, ids, offsets, alpha, beta, bias, y, mean,
-    vocab, dim, stride,
+    vocab, dim, stride, tokens,
     GATE: tl.constexpr, KEEP: tl.constexpr, ACC: tl.constexpr,
     BLOCK_L: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -29,7 +29,7 @@ def pool_gate(
     col = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = col < dim
     start = tl.load(offsets + bag).to(tl.int64)
-    stop = tl.load(offsets + bag + 1).to(tl.int64)
+    stop = tl.minimum(tl.load(offsets + bag + 1).to(tl.int64), tokens)  # no read past the ids
     step = tl.arange(0, BLOCK_L)
     total = tl.zeros([BLOCK_D], dtype=ACC)
     at = start

@@ -88,7 +88,7 @@ def _pool_gate(
         with _device_of(weight):
             kernels.pool_gate[bags, triton.cdiv(dim, sizes["BLOCK_D"])](
                 weight, ids, offsets, alpha, beta, bias, y, x,
-                weight.shape[0], dim, weight.stride(0),
+                weight.shape[0], dim, weight.stride(0), ids.numel(),
                 GATE=gate is not None, KEEP=keep, ACC=_tl(acc), **sizes,
             )  # fmt: skip
     return y, x

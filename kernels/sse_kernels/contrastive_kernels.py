@@ -183,12 +183,13 @@ def _add_chunks(
 
 @triton.jit
 def _store_grads(
-    grad, x, grads, pull, row, first, at_x, rows, stride_grad,
+    grad, x, grads, pull, share, row, first, at_x, rows, stride_grad,
     CHUNKS: tl.constexpr, N_CHUNKS: tl.constexpr, KP: tl.constexpr, ACC: tl.constexpr,
     BD: tl.constexpr,
 ):  # fmt: skip
-    """Each chunk's gradient, less what flows through the norms: x * sum of `pull` (BM, KP) over
-    the dims that hold the chunk.
+    """Each chunk's gradient times `share`, less what flows through the norms: x * sum of `pull`
+    (BM, KP) over the dims that hold the chunk. `share`, 1 / batch, comes last: float16 products of
+    it would underflow.
     """
     ks = tl.arange(0, KP)[None, :]
     grad += first.to(tl.int64) * stride_grad
@@ -198,13 +199,13 @@ def _store_grads(
         inside = (row < rows)[:, None] & (at < CHUNKS[c][1])[None, :]
         own_x = tl.load(x + CHUNKS[c][0] + at_x, mask=inside, other=0.0).to(ACC)
         back = tl.sum(tl.where(ks >= CHUNKS[c][2], pull, 0.0), 1)
-        value = grads[c] - back[:, None] * own_x
+        value = (grads[c] - back[:, None] * own_x) * tl.load(share)
         tl.store(grad + CHUNKS[c][0] + out, value.to(grad.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def contrastive_grad(
-    x, y, bounds, weights, inverse_x, inverse_y, flow_x, lse_x, lse_y, spread_x,
+    x, y, bounds, weights, share, inverse_x, inverse_y, flow_x, lse_x, lse_y, spread_x,
     spread_y, ids_x, ids_y, grad,
     rows, columns, stride_x, stride_y, stride_grad, shift,
     CHUNKS: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, WHOLE: tl.constexpr,
@@ -251,6 +252,6 @@ def contrastive_grad(
         j += BN
     flow = tl.load(flow_x + ks * rows + near[:, None], mask=ks < K, other=0.0)
     _store_grads(
-        grad, x, grads, by_norm * flow, row, first, at_x, rows, stride_grad,
+        grad, x, grads, by_norm * flow, share, row, first, at_x, rows, stride_grad,
         CHUNKS, N_CHUNKS, KP, ACC, BD,
     )  # fmt: skip

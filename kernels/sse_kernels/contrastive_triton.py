@@ -103,12 +103,15 @@ def gradient(
     y: Side,
     target: Target,
     weights: Tensor,
+    share: Tensor,
     edges: Tensor,
     bounds: tuple[int, ...],
     shift: int,
     precision: str,
 ) -> Tensor:
-    """dloss/dx, (n, D) in x's dtype; `weights` (K,) in the accumulator's."""
+    """dloss/dx, (n, D) in x's dtype; `weights` (K,) and their common factor `share` (scalar) in
+    the accumulator's.
+    """
     rows, columns, k = len(x.x), len(y.x), len(bounds) - 1
     grad = torch.empty_like(x.x, memory_format=torch.contiguous_format)
     grad[:, bounds[-1] :] = 0
@@ -117,8 +120,8 @@ def gradient(
         cut = chunks(bounds, BACKWARD["BD"], first, first + GROUP)
         with _device_of(x.x):
             kernels.contrastive_grad[(triton.cdiv(rows, BACKWARD["BM"]),)](
-                x.x, y.x, edges, weights, x.inverse, y.inverse, x.flow, *sides, x.ids, y.ids, grad,
-                rows, columns, x.x.stride(0), y.x.stride(0), grad.stride(0), shift,
+                x.x, y.x, edges, weights, share, x.inverse, y.inverse, x.flow, *sides, x.ids, y.ids,
+                grad, rows, columns, x.x.stride(0), y.x.stride(0), grad.stride(0), shift,
                 CHUNKS=cut, K=k, KP=triton.next_power_of_2(k),
                 WHOLE=whole(bounds, BACKWARD["BD"]), N_CHUNKS=len(cut), OF_X=target.x is not None,
                 OF_Y=target.y is not None, HIT=target.hit, MASK=x.ids.numel() > 0,

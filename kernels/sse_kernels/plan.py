@@ -34,8 +34,10 @@ class BagPlan:
     starts: Tensor
     whole: Tensor
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> BagPlan:
-        """The same plan on another device."""
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> BagPlan:
+        """The same plan on another device; by default without a wait if its memory is pinned."""
+        if non_blocking is None:  # Lightning moves a batch by `.to(device)` alone
+            non_blocking = self.rows.is_pinned()
         move = (
             t.to(device, non_blocking=non_blocking) for t in (self.rows, self.starts, self.whole)
         )

@@ -25,8 +25,12 @@ from torch import Tensor
 from sse.common.errors import UserError
 from sse.loss.tiled import EXCLUDED, LossOptions, TextIds, Tiled, equal_texts
 
-# Query rows of a tile: fewer are slower, more are hardly faster and take more memory.
+# Query rows of a tile on a CPU: fewer are slower, more are hardly faster and take more memory.
 TILE_ROWS = 256
+CUDA_TILE_ROWS = 4096  # a GPU needs larger products to fill it
+# Devices, as torch.cuda.get_device_name() has them, for which a benchmark in the repository shows
+# `triton` faster than `tiled`. None yet: no GPU was at hand.
+TRITON_IS_FASTER: tuple[str, ...] = ()
 Backend = Literal["auto", "triton", "tiled", "dense"]
 
 
@@ -59,7 +63,7 @@ def matryoshka_loss(
     scale: float = 20.0,
     symmetric: bool = False,
     text_ids: TextIds | None = None,
-    tile: int = TILE_ROWS,
+    tile: int | None = None,
     first: int = 0,
     label_smoothing: float = 0.0,
     backend: Backend = "auto",
@@ -79,13 +83,13 @@ def matryoshka_loss(
             MultipleNegativesSymmetricRankingLoss. Needs the queries of all the positives.
         text_ids: ids of the pairs' query texts (P,) and of the document texts (M,); those that
             `equal_texts` finds then count neither way. None where no text repeats.
-        tile: query rows computed at a time.
+        tile: query rows that `tiled` computes at a time; by default 256, on CUDA 4,096.
         first: the pair that the first query belongs to, where these are some of the pairs' queries:
             a process has its own queries and all processes' documents.
         label_smoothing: share e of the target spread evenly over all candidates that count, as
             PyTorch's cross_entropy does: 1 - e + e / n for the own one, e / n for each other.
-        backend: `triton`, `tiled` or `dense`; `auto` takes `triton` on a GPU where it is installed,
-            else `tiled`, which is faster than `dense` from 8 pairs on.
+        backend: `triton`, `tiled` or `dense`; `auto` takes `triton` on a GPU for which a benchmark
+            in the repository shows it faster (`TRITON_IS_FASTER`), else `tiled`.
 
     Raises:
         UserError: tensors or options that do not go together.
@@ -103,7 +107,8 @@ def matryoshka_loss(
     if backend not in get_args(Backend):
         raise UserError(f"`backend` is '{backend}': choose one of {', '.join(get_args(Backend))}")
     if backend == "auto":
-        backend = "triton" if query.is_cuda and has_triton() else "tiled"
+        measured = query.is_cuda and torch.cuda.get_device_name(query.device) in TRITON_IS_FASTER
+        backend = "triton" if measured and has_triton() else "tiled"
     if backend == "triton":
         rest = (weights, scale, symmetric, text_ids, first, label_smoothing)
         return matryoshka_contrastive(query, documents, dims, *rest)
@@ -111,6 +116,7 @@ def matryoshka_loss(
         query, documents = query.float(), documents.float()
     if backend == "dense":
         return _dense(query, documents, options)
+    tile = tile or (CUDA_TILE_ROWS if query.is_cuda else TILE_ROWS)
     return Tiled.apply(query, documents, options, tile)
 
 

@@ -48,6 +48,43 @@ def test_shapes_masks_offsets_and_options(p):
     assert_near(run(p), p)
 
 
+@pytest.mark.parametrize(
+    "p",
+    [
+        problem(40, PUBLISHED),
+        problem(1, PUBLISHED, extra=3, first=2),
+        problem(70, PUBLISHED, extra=9, repeats=True),
+        problem(33, PUBLISHED, extra=20, repeats=True, symmetric=True, weights=[1, 2, 0, 3, 0.5]),
+        problem(20, PUBLISHED, extra=30, first=11, repeats=True, label_smoothing=0.1),
+        problem(130, PUBLISHED, 520, extra=70, symmetric=True, label_smoothing=0.3, scale=40.0),
+    ],
+    ids=["plain", "offset-of-one", "masked", "symmetric", "smooth", "all-wider"],
+)
+def test_the_bfloat16_kernels_compute_the_same(p):
+    """The interpreter gives them float32 vectors, so that only their sums are rounded."""
+    assert_near(run(p, precision="bf16"), p)
+
+
+@pytest.mark.parametrize(
+    ("dims", "options", "words"),
+    [
+        ([64, 32], {}, "dims must be"),
+        (PUBLISHED, {"scale": 41.0}, "scale must be at most 40"),
+        (PUBLISHED, {"dtype": torch.float64}, "float64"),
+    ],
+)
+def test_the_bfloat16_kernels_refuse_what_they_do_not_take(dims, options, words):
+    with pytest.raises(ValueError, match=words):
+        run(problem(4, dims, **options), precision="bf16")
+
+
+def test_medium_precision_takes_the_bfloat16_kernels_where_they_fit(monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    p, other = problem(9, PUBLISHED), problem(9, [64, 32])
+    assert_same(run(p), run(p, precision="bf16"))
+    assert_same(run(other), run(other, precision="tf32"))
+
+
 def test_many_shapes():
     g = torch.Generator().manual_seed(0)
     pick = lambda low, high: int(torch.randint(low, high, (), generator=g))  # noqa: E731
@@ -147,7 +184,7 @@ def test_spans_of_the_forward_kernel_do_not_show(monkeypatch):
         ({"weights": [1.0, 2.0]}, "2 weights for 1 dims"),
         ({"first": 1}, "positives"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
-        ({"precision": "bf16"}, "precision"),
+        ({"precision": "bf8"}, "precision"),
         ({"text_ids": (torch.arange(4), torch.arange(3))}, "text_ids"),
     ],
 )
