@@ -96,7 +96,7 @@ def matryoshka_loss(
     """
     _check(query, documents, dims, symmetric, first)
     weights = [1.0] * len(dims) if weights is None else [float(weight) for weight in weights]
-    if len(weights) != len(dims) or tile < 1:
+    if len(weights) != len(dims) or (tile is not None and tile < 1):
         raise UserError(
             f"`weights` has {len(weights)} for {len(dims)} dims, `tile` is {tile}: give one weight "
             "per dim, and a tile of at least 1 row"
