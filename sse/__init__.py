@@ -11,9 +11,9 @@ from sse.common.version import __version__
 
 if _TYPE_CHECKING:
     from sse.common.errors import UserError
-    from sse.model.average import average
+    from sse.model.convert.average import average
+    from sse.model.convert.fit import fit
     from sse.model.export import export
-    from sse.model.fit import fit
     from sse.model.load import SSEModel, load
     from sse.model.model import SSE
     from sse.search.index import Index
@@ -26,9 +26,9 @@ _HOMES = {
     "SSE": "sse.model.model",
     "SSEModel": "sse.model.load",
     "UserError": "sse.common.errors",
-    "average": "sse.model.average",
+    "average": "sse.model.convert.average",
     "export": "sse.model.export",
-    "fit": "sse.model.fit",
+    "fit": "sse.model.convert.fit",
     "load": "sse.model.load",
     "update_index": "sse.search.update",
 }

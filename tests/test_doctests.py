@@ -14,7 +14,7 @@ MODULES = [
     "sse.evaluation.metrics",
     "sse.model.quantise",
     "sse.search.snippets",
-    "sse.text.records",
+    "sse.text.values",
     "sse.text.token_batch",
 ]
 

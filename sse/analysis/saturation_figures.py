@@ -1,7 +1,7 @@
 """The notebooks' figures of training: is the gate saturated, and what does that do to gradients?
 
-All are at the largest size of the data, from the diagnostics (`sse.training.diagnostics` defines
-each quantity). Texts are a sample of held-out pairs; short ones have at most `SHORT_TOKENS` tokens.
+All are at the largest size of the data. `sse.training.diagnostics.diagnose` defines each quantity.
+Texts are a sample of held-out pairs; short ones have at most `SHORT_TOKENS` tokens.
 """
 
 from __future__ import annotations

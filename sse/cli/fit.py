@@ -11,9 +11,9 @@ from pathlib import Path
 from sse.cli.options import Run, add_input, add_output, bar
 from sse.common.errors import UserError
 from sse.documents.left_out import LeftOut
-from sse.model.average import average as average_models
-from sse.model.fit import STRENGTH
-from sse.model.fit import fit as fit_model
+from sse.model.convert.average import average as average_models
+from sse.model.convert.fit import STRENGTH
+from sse.model.convert.fit import fit as fit_model
 
 
 def fit(parser: argparse.ArgumentParser) -> Run:

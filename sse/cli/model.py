@@ -68,7 +68,7 @@ def _export(args: argparse.Namespace) -> None:
     target = Path(args.target)
     notes: list[str] = []
     if target.suffix == ".onnx":
-        from sse.model.onnx import export_onnx
+        from sse.model.convert.onnx import export_onnx
         from sse.serving.vector_files import check_target
 
         check_target(target, args.force)
@@ -80,7 +80,7 @@ def _export(args: argparse.Namespace) -> None:
     elif target.is_dir() and any(target.iterdir()) and not args.force:
         raise UserError(f"{target} exists: give a new folder, or --force to replace a model folder")
     elif args.to == "model2vec":
-        from sse.model.model2vec import write_model2vec
+        from sse.model.convert.model2vec import write_model2vec
 
         notes = write_model2vec(args.model, target, args.rows, args.dim)
     elif args.rows != "float32":

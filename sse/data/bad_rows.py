@@ -14,18 +14,8 @@ from typing import Any
 
 from sse.text import parquet_tables
 from sse.text.record_files import BadFile, BadValue, Fault, kind_of, numbered, open_bytes
-from sse.text.records import (
-    Check,
-    Checked,
-    Lines,
-    csv_records,
-    json_reason,
-    json_records,
-    object_of,
-    text_of,
-    unicode_of,
-    value_in,
-)
+from sse.text.records import Check, Checked, Lines, csv_records, json_reason, json_records
+from sse.text.values import object_of, text_of, unicode_of, value_in
 
 
 def fault(files: Sequence[Path], columns: Sequence[str] = ()) -> str | None:

@@ -11,7 +11,8 @@ from sse.documents.left_out import LeftOut
 from sse.documents.passages import passages
 from sse.documents.read import read_documents
 from sse.text.record_files import numbered, open_bytes, or_raise
-from sse.text.records import document_text, json_records, read_records, text_in
+from sse.text.records import json_records, read_records
+from sse.text.values import document_text, text_in
 
 BEIR = ("corpus.jsonl", "corpus.jsonl.gz")
 

@@ -17,16 +17,8 @@ from typing import Any
 
 from sse.common.errors import UserError
 from sse.text.record_files import BadFile, BadValue, numbered, open_bytes, or_raise
-from sse.text.records import (
-    Checked,
-    document_text,
-    json_records,
-    line_records,
-    shown,
-    text_in,
-    text_of,
-    value_in,
-)
+from sse.text.records import Checked, json_records, line_records
+from sse.text.values import document_text, shown, text_in, text_of, value_in
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
 

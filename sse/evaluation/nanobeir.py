@@ -13,7 +13,7 @@ from typing import Any
 from sse.common.errors import UserError, first_line
 from sse.common.hub import DEADLINE, ask_hub, offline
 from sse.evaluation.collection import Collection, Qrels
-from sse.text.records import document_text
+from sse.text.values import document_text
 
 NAMES = (
     "ClimateFEVER", "DBPedia", "FEVER", "FiQA2018", "HotpotQA", "MSMARCO", "NFCorpus", "NQ",

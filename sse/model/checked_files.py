@@ -29,6 +29,7 @@ _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "i1", 
 _MAX_HEADER = 1_000_000  # bytes; a model's header has some hundred
 _MAX_JSON = 1_000_000  # bytes, but of tokenizer.json
 _MAX_AXES = 8
+_MAX_AXIS = 1 << 31  # of an empty tensor; any other is bounded by the file
 
 
 class ModelFiles:
@@ -157,7 +158,9 @@ def _place(size: int, dtype: str, shape: list[int], data_offsets: list[int]) -> 
     start, end = data_offsets
     if len(shape) > _MAX_AXES:
         raise ValueError(f"a tensor of {len(shape):,} axes")
-    if any(type(n) is not int or not 0 <= n <= size for n in [*shape, start, end]):
+    most = _MAX_AXIS if 0 in shape else size  # an empty tensor has axes but no bytes
+    bounds = [*((n, most) for n in shape), (start, size), (end, size)]
+    if any(type(n) is not int or not 0 <= n <= bound for n, bound in bounds):
         raise ValueError("a negative size, or one beyond the file's")
     if end - start != math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize:
         raise ValueError(f"{size} bytes do not hold a tensor of shape {shape}")

@@ -21,7 +21,7 @@ import numpy as np
 from sse.common.errors import UserError
 from sse.documents.left_out import LeftOut
 from sse.documents.passages import OVERLAP, SIZE
-from sse.model.fit import fit
+from sse.model.convert.fit import fit
 from sse.search.columns import Columns
 from sse.search.models import keep_model, model_digest, open_model, probe
 from sse.search.rows import (

@@ -18,7 +18,8 @@ from sse.common.errors import UserError
 from sse.serving.corpus_files import InputFile, Shard
 from sse.text.parquet_tables import BYTES, ROWS, open_parquet, tables, text_columns, texts_of
 from sse.text.record_files import BadValue, Fault, numbered, open_bytes
-from sse.text.records import json_records, pick_column, shown, text_in, unicode_of
+from sse.text.records import json_records
+from sse.text.values import pick_column, shown, text_in, unicode_of
 
 VECTOR = "vector"  # the shards' column of vectors
 PLACES = [("file", pa.string()), ("row", pa.int64())]  # columns in the place of ids

@@ -10,7 +10,7 @@ OUT/results.parquet      one row per trial, collection and dimension:
     order                       a digest of the first epoch's batches: equal data, equal order
     pairs, steps, pairs_per_second, seconds_data, seconds_train, seconds_evaluate, seconds_total
     version.*, commit
-OUT/diagnostics.parquet  the trials' `sse.training.diagnostics` tables, with the trial's name first
+OUT/diagnostics.parquet  the trials' `diagnostics.parquet`, with the trial's name first
 """
 
 from __future__ import annotations

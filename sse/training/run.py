@@ -4,7 +4,7 @@ DIR/config.yaml     every option, enough to run it again
 DIR/checkpoints/    last.ckpt (resume from it), previous.ckpt (the one before), best.ckpt
 DIR/tensorboard/    logs; DIR/logs/metrics.csv the same as a table
 DIR/checkpoints/start.safetensors  with --model.start: the table before the first step
-DIR/diagnostics.parquet  does the gate saturate? See sse.training.diagnostics
+DIR/diagnostics.parquet  does the gate saturate? See sse.training.diagnostics.diagnose
 DIR/metrics.json    quality of the trained and the untrained model, BM25, hybrid; speed; versions
 DIR/model/          the folder that sentence-transformers loads
 """

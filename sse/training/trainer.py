@@ -15,7 +15,7 @@ from sse.data.datamodule import SSEDataModule
 from sse.training import processes
 from sse.training.callbacks import MovingAverage, Progress, Throughput
 from sse.training.checkpoints import LastCheckpoint, WholeCheckpoints
-from sse.training.diagnostics_callback import Diagnostics
+from sse.training.diagnostics.callback import Diagnostics
 from sse.training.module import SSEModule
 from sse.training.neighbours import Neighbours
 from sse.training.options import TRAINER_DEFAULTS, Options, not_started

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sse
-from sse.model.model2vec import write_model2vec
+from sse.model.convert.model2vec import write_model2vec
 from sse.model.norms import NORMS
 from sse.model.quantise import write_compact
 from tests.compat.environments import python, run

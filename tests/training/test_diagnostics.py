@@ -16,10 +16,10 @@ from sse.common.errors import UserError
 from sse.loss.matryoshka import matryoshka_loss
 from sse.model.norms import NORMS, Gate
 from sse.text.token_batch import SHORT_TOKENS
-from sse.training.diagnostics import Start, diagnose, diagnose_texts
-from sse.training.diagnostics_callback import read_rows, write_rows
+from sse.training.diagnostics.callback import read_rows, write_rows
+from sse.training.diagnostics.diagnose import Start, diagnose, diagnose_texts
+from sse.training.diagnostics.saturation import dy_dx, effective_rank, gate_slope, imbalance
 from sse.training.run import main
-from sse.training.saturation import dy_dx, effective_rank, gate_slope, imbalance
 from tests.helpers.samples import sentences
 
 TEXTS = ["", "red", "red green", *sentences(20, words=3), *sentences(20, words=14, seed=1), ""]

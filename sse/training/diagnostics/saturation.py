@@ -1,4 +1,4 @@
-"""What `diagnostics` computes: slopes of norms, effective rank, imbalance of a variance."""
+"""What `diagnose` computes: slopes of norms, effective rank, imbalance of a variance."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def effective_rank(centred: Array) -> float:
 
 
 def imbalance(variance: Array) -> dict[str, float]:
-    """How unevenly a variance (D,) lies on its dimensions; see `sse.training.diagnostics`."""
+    """How unevenly a variance (D,) lies on its dimensions; `diagnose.py` defines it."""
     total, median = float(variance.sum()), float(np.median(variance))
     quantities: dict[str, float] = {}
     if median > 0:

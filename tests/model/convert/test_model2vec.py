@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 import sse
 from sse.cli.main import main
 from sse.common.errors import UserError
-from sse.model.model2vec import write_model2vec
+from sse.model.convert.model2vec import write_model2vec
 
 KNOWN = ["red circle rolls", "large blue square", "red"]  # words the tokenizer has
 

@@ -29,7 +29,7 @@ from sse.common.files import atomic_file
 from sse.data.datamodule import SSEDataModule
 from sse.loss.matryoshka import matryoshka_loss
 from sse.text.token_batch import concatenate
-from sse.training.diagnostics import Row, Start, diagnose
+from sse.training.diagnostics.diagnose import Row, Start, diagnose
 from sse.training.module import SSEModule
 
 SAMPLE_PAIRS = 256

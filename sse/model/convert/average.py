@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sse.common.errors import UserError
+from sse.model.convert.rewrite import rewrite
 from sse.model.folder import ModelFolder, check_target, read_folder
-from sse.model.rewrite import rewrite
 from sse.model.table import EmbeddingTable
 from sse.text.frequencies import Frequencies
 from sse.text.tokenizer import load_tokenizer

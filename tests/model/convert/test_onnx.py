@@ -5,8 +5,8 @@ import pytest
 
 import sse
 from sse.common.errors import UserError
+from sse.model.convert.onnx import export_onnx
 from sse.model.norm_forms import NORM_FORMS
-from sse.model.onnx import export_onnx
 from sse.serving.encoder import Encoder
 from tests.helpers.tolerances import assert_within, text_vectors
 

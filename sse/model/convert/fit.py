@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from sse.common.errors import UserError
 from sse.documents.corpus import corpus_texts
 from sse.documents.left_out import LeftOut
+from sse.model.convert.rewrite import rewrite
 from sse.model.folder import check_target, read_folder
-from sse.model.rewrite import rewrite
 from sse.model.table import EmbeddingTable
 from sse.text.frequencies import Frequencies, count_tokens
 from sse.text.token_batch import TokenBatch

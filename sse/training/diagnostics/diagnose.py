@@ -25,7 +25,7 @@ from sse.model.load import SSEModel
 from sse.model.model import SSE
 from sse.model.norms import Gate
 from sse.text.token_batch import SHORT_TOKENS
-from sse.training.saturation import Array, dy_dx, effective_rank, gate_slope, imbalance
+from sse.training.diagnostics.saturation import Array, dy_dx, effective_rank, gate_slope, imbalance
 
 TABLE_ROWS = 4096
 Z_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 import sse
 from sse.common.errors import UserError
-from sse.model.fit import row_weights
+from sse.model.convert.fit import row_weights
 from sse.model.folder import read_folder
 from sse.model.norm_forms import NORM_FORMS
 from sse.model.quantise import write_compact
@@ -144,7 +144,7 @@ def test_a_disk_that_fills_up_leaves_the_old_model(make_model, tmp_path, monkeyp
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sse.model.rewrite.save_file", full)
+    monkeypatch.setattr("sse.model.convert.rewrite.save_file", full)
     with pytest.raises(OSError, match="No space"):
         sse.fit(source, CORPUS, tmp_path / "fitted")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fitted", "model"]
