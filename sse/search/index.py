@@ -20,8 +20,10 @@ from sse.common.fusion import DEPTH, WEIGHT, Hits, fuse
 from sse.search.dense import Vectors
 from sse.search.hits import Hit, Ranked, hits_of
 from sse.search.models import open_model
+from sse.search.snippets import stems as stems_of
 from sse.search.store import BASE, WORDS, Store, damaged, reading, settings_of
 
+EXACT = 2.0  # weight of exact forms beside stems, divided by the number of words in the query
 MODES = ("hybrid", "dense", "keyword")
 _NONE: Hits = (np.zeros(0, np.int64), np.zeros(0, np.float32))
 
@@ -105,7 +107,8 @@ class Index:
         """Read the vectors and the words now, not at the first search."""
         with reading(self.name):
             self._loaded()
-            self._table.prewarm_index(WORDS)
+            for name in WORDS.values():
+                self._table.prewarm_index(name)
 
     def latest(self) -> Index:
         """The newest version of the index, opened and warm; this object if it is the newest.
@@ -158,12 +161,27 @@ class Index:
         return found, scores
 
     def _keyword(self, query: str, where: str | None) -> Hits:
-        """The passages with words of the query, by BM25."""
+        """The passages with words of the query, by BM25 of their stems and of their exact forms.
+
+        Stems find "bake" for "baking"; forms put the passage with "baking" before it.
+        """
         if not query.strip():
             return _NONE
+        stems, forms = (self._bm25(query, column, where) for column in WORDS)
+        found, place = np.unique(np.concatenate([stems[0], forms[0]]), return_inverse=True)
+        of_stems, of_forms = np.split(place, [len(stems[0])])
+        scores = np.zeros(len(found), np.float32)
+        scores[of_stems] += stems[1]
+        # Short queries name words; in a question their exact forms count for less than the topic.
+        scores[of_forms] += EXACT / max(len(stems_of(query)), 1) * forms[1]
+        best = np.argsort(-scores, kind="stable")[:DEPTH]
+        return found[best], scores[best]
+
+    def _bm25(self, query: str, column: str, where: str | None) -> Hits:
+        """The best passages by the words in one column."""
         found = self._table.scanner(
-            columns=["_rowid", "_score"], full_text_query=query, limit=DEPTH,
-            filter=where, prefilter=where is not None,
+            columns=["_rowid", "_score"], full_text_query={"query": query, "columns": [column]},
+            limit=DEPTH, filter=where, prefilter=where is not None,
         ).to_table()  # fmt: skip
         return self._numbers(found["_rowid"].to_numpy()), found["_score"].to_numpy()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from sse.search.sources import File, Row
 
 ROWS, CHARACTERS = 16_384, 64 << 20  # of one commit: the smaller limit holds
 DELETED = 2_000  # documents named in one deletion
+
+_WORD = re.compile(r"\w+")
 
 Key = tuple[str, str, str]  # a document: source, path, hash
 
@@ -66,6 +69,7 @@ def append_rows(
     }
     for name in ("text", "title", "heading", "position", "unit"):
         values[name] = [getattr(row, name) for row in rows]
+    values["words"] = [" ".join(dict.fromkeys(_WORD.findall(row.text.lower()))) for row in rows]
     schema = columns.schema_for(rows)
     arrays = []
     for field in schema:

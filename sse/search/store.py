@@ -35,9 +35,10 @@ KEPT = timedelta(minutes=10)  # how long a version stays that a running search m
 # The table is written anew where it has more pieces, or a larger share of deleted rows, which
 # BM25 would go on counting.
 FRAGMENTS, DEAD = 32, 0.02
-WORDS = "words"  # the name of the inverted index
-BASE = ("source", "path", "title", "heading", "position", "unit", "part", "last", "hash", "text",
-        "vector")  # fmt: skip  # the index's own columns
+# Two inverted indexes, by the column they are of: the stems of the words, and their exact forms.
+WORDS = {"text": "stems", "words": "forms"}
+BASE = ("source", "path", "title", "heading", "position", "unit", "part", "last", "hash",
+        "text", "words", "vector")  # fmt: skip  # the index's own columns
 _KEY = b"sse"
 _WAY_OUT = "index again with --force"
 # ICU's word boundaries find the words of scripts without blanks; the rest is Lance's default.
@@ -73,6 +74,7 @@ def schema(settings: Settings) -> pa.Schema:
         "last": pa.bool_(),  # whether the document ends with it
         "hash": pa.string(),  # of the document's bytes
         "text": pa.string(),  # title, headings and text
+        "words": pa.string(),  # the distinct words of `text`, for matches of their exact forms
         "vector": pa.list_(pa.float32(), settings.dim),
     }
     return pa.schema(list(fields.items()), {_KEY: json.dumps(asdict(settings))})
@@ -197,16 +199,17 @@ class Store:
     def finish(self, table: Any) -> Any:
         """Index the words of new rows, and let searches read this version."""
         table.checkout_latest()
-        if any(index.name == WORDS for index in table.describe_indices()):
-            facts = table.stats.index_stats(WORDS)
-            indexed = facts["indices"]
-            known = sum(part["num_docs"] for part in indexed) + facts["num_unindexed_rows"]
-            dead = known - table.count_rows()
+        if any(index.name in WORDS.values() for index in table.describe_indices()):
+            facts = table.stats.index_stats(WORDS["text"])
+            indexed = sum(part["num_docs"] for part in facts["indices"])
+            dead = indexed + facts["num_unindexed_rows"] - table.count_rows()
             if len(table.get_fragments()) > FRAGMENTS or dead > DEAD * table.count_rows():
                 table.optimize.compact_files(materialize_deletions_threshold=0.0)
             table.optimize.optimize_indices()
         else:
-            table.create_scalar_index("text", "INVERTED", name=WORDS, **KEYWORDS)
+            for column, name in WORDS.items():
+                stem = column == "text"
+                table.create_scalar_index(column, "INVERTED", name=name, stem=stem, **KEYWORDS)
         table.checkout_latest()
         self._write_digests(table)
         tags = table.tags

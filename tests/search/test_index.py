@@ -205,3 +205,12 @@ def test_the_model_of_a_foreign_folder_must_exist(made, tmp_path):
     with pytest.raises(UserError, match="which is gone: give its new folder"):
         open_model(Store(tmp_path / "nowhere"), settings.__class__(
             **{**settings.__dict__, "model": str(tmp_path / "gone")}))  # fmt: skip
+
+
+def test_the_exact_form_of_a_word_comes_before_its_stem(model, tmp_path):
+    rows = ["baking bread", *("we bake and baked, bakes and bakers" for _ in range(20))]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    update_index(tmp_path / "t.jsonl", tmp_path / "i", model)
+    for mode in ("keyword", "hybrid"):
+        hits = Index(tmp_path / "i").search("baking", k=30, mode=mode)[0]
+        assert hits[0].text == "baking bread" and len(hits) == 21

@@ -14,6 +14,7 @@ from sse.search.server.app import make_app
 from sse.search.server.guard import LOOPBACK, Limits
 from sse.serving.encoder import Encoder
 
+BACKLOG = 2048  # connections that wait
 GRACE = 10  # seconds that requests have to end after a signal
 
 
@@ -45,6 +46,7 @@ def serve(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen(BACKLOG)  # so who reads the line below can connect at once
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"{host}:{port}: {reason}: give another `host` or `port`") from None
