@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sse.common.errors import UserError, first_line
-from sse.common.fusion import DEPTH, WEIGHT, Hits, fuse
+from sse.common.fusion import WEIGHT, Hits, fuse
 from sse.search.dense import Vectors
 from sse.search.hits import Hit, Ranked, hits_of
 from sse.search.models import open_model
@@ -24,6 +24,7 @@ from sse.search.snippets import stems as stems_of
 from sse.search.store import BASE, WORDS, Store, damaged, reading, settings_of
 
 EXACT = 2.0  # weight of exact forms beside stems, divided by the number of words in the query
+DEPTH = 200  # passages taken from each search, or five for each hit that is asked for
 MODES = ("hybrid", "dense", "keyword")
 _NONE: Hits = (np.zeros(0, np.int64), np.zeros(0, np.float32))
 
@@ -132,9 +133,10 @@ class Index:
         least: float | None,
         grouped: bool,
     ) -> list[Hit]:
+        depth = max(DEPTH, 5 * k)
         vector = None if mode == "keyword" else self._query_vector(query)
-        dense = _NONE if vector is None else self._dense(vector, rows)
-        keyword = _NONE if mode == "dense" else self._keyword(query, where)
+        dense = _NONE if vector is None else self._dense(vector, depth, rows)
+        keyword = _NONE if mode == "dense" else self._keyword(query, depth, where)
         found, scores = (
             fuse(dense, keyword, WEIGHT) if mode == "hybrid" else _sorted(dense, keyword)
         )
@@ -154,34 +156,36 @@ class Index:
         prompt = "query" if "query" in self.model.prompts else None
         return self.model.encode(query, prompt_name=prompt)
 
-    def _dense(self, vector: NDArray[np.float32], rows: NDArray[np.int64] | None) -> Hits:
-        found, scores = self._loaded().nearest(vector, DEPTH, rows)
+    def _dense(
+        self, vector: NDArray[np.float32], depth: int, rows: NDArray[np.int64] | None
+    ) -> Hits:
+        found, scores = self._loaded().nearest(vector, depth, rows)
         if not np.isfinite(scores).all():
             raise damaged(self.name, "vectors that are no numbers")
         return found, scores
 
-    def _keyword(self, query: str, where: str | None) -> Hits:
+    def _keyword(self, query: str, depth: int, where: str | None) -> Hits:
         """The passages with words of the query, by BM25 of their stems and of their exact forms.
 
         Stems find "bake" for "baking"; forms put the passage with "baking" before it.
         """
         if not query.strip():
             return _NONE
-        stems, forms = (self._bm25(query, column, where) for column in WORDS)
+        stems, forms = (self._bm25(query, column, depth, where) for column in WORDS)
         found, place = np.unique(np.concatenate([stems[0], forms[0]]), return_inverse=True)
         of_stems, of_forms = np.split(place, [len(stems[0])])
         scores = np.zeros(len(found), np.float32)
         scores[of_stems] += stems[1]
         # Short queries name words; in a question their exact forms count for less than the topic.
         scores[of_forms] += EXACT / max(len(stems_of(query)), 1) * forms[1]
-        best = np.argsort(-scores, kind="stable")[:DEPTH]
+        best = np.argsort(-scores, kind="stable")[:depth]
         return found[best], scores[best]
 
-    def _bm25(self, query: str, column: str, where: str | None) -> Hits:
+    def _bm25(self, query: str, column: str, depth: int, where: str | None) -> Hits:
         """The best passages by the words in one column."""
         found = self._table.scanner(
             columns=["_rowid", "_score"], full_text_query={"query": query, "columns": [column]},
-            limit=DEPTH, filter=where, prefilter=where is not None,
+            limit=depth, filter=where, prefilter=where is not None,
         ).to_table()  # fmt: skip
         return self._numbers(found["_rowid"].to_numpy()), found["_score"].to_numpy()
 
