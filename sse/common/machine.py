@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sse.common.version import __version__
+
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 
@@ -17,8 +19,9 @@ def versions(*packages: str) -> dict[str, str | None]:
     """{package: version or None where it is not installed}, this project first."""
     import importlib.metadata  # slow to import, and `cores` needs none
 
-    installed: dict[str, str | None] = {}
-    for name in ("stable-static-embedding", *packages):
+    # its own from the sources: it may run without being installed
+    installed: dict[str, str | None] = {"stable-static-embedding": __version__}
+    for name in packages:
         try:
             installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
 
 from sse.training.module import logs_at
@@ -53,6 +54,8 @@ class Throughput(Callback):
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, step: int
     ) -> None:
         """Add a batch: from the end of the last one, so loading counts too."""
+        if module.device.type == "cuda" and logs_at(trainer.global_step, trainer):
+            torch.cuda.synchronize(module.device)  # a GPU runs behind the host
         now = time.perf_counter()
         assert self._last is not None
         self.pairs += batch["pairs"]
@@ -65,7 +68,10 @@ class Throughput(Callback):
             module.log("train/pairs_per_second", self.rate, batch_size=batch["pairs"])
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Stop the clock."""
+        """Stop the clock, once the device has done the last batch."""
+        if self._last is not None and module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)
+            self.seconds += time.perf_counter() - self._last
         self._last = None
 
 

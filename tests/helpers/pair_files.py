@@ -3,7 +3,6 @@
 import gzip
 import json
 
-import datasets
 import pytest
 
 from sse.common.errors import UserError
@@ -23,6 +22,8 @@ ROWS = [{"anchor": f"question {n}", "positive": f"answer {n}"} for n in range(6)
 
 def write(path, rows=ROWS):
     """Rows as a file of the kind that the name says."""
+    import datasets  # not at the top: tests on a GPU machine without it import this file
+
     path.parent.mkdir(parents=True, exist_ok=True)
     data = datasets.Dataset.from_list(rows)
     if path.name.endswith(".jsonl.gz"):
