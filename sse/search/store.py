@@ -199,15 +199,16 @@ class Store:
     def finish(self, table: Any) -> Any:
         """Index the words of new rows, and let searches read this version."""
         table.checkout_latest()
-        if any(index.name in WORDS.values() for index in table.describe_indices()):
+        known = {index.name for index in table.describe_indices()}
+        if WORDS["text"] in known:
             facts = table.stats.index_stats(WORDS["text"])
             indexed = sum(part["num_docs"] for part in facts["indices"])
             dead = indexed + facts["num_unindexed_rows"] - table.count_rows()
             if len(table.get_fragments()) > FRAGMENTS or dead > DEAD * table.count_rows():
                 table.optimize.compact_files(materialize_deletions_threshold=0.0)
             table.optimize.optimize_indices()
-        else:
-            for column, name in WORDS.items():
+        for column, name in WORDS.items():  # a killed run may have made one of them
+            if name not in known:
                 stem = column == "text"
                 table.create_scalar_index(column, "INVERTED", name=name, stem=stem, **KEYWORDS)
         table.checkout_latest()

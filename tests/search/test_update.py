@@ -13,6 +13,7 @@ import pytest
 import sse
 from sse.common.errors import UserError
 from sse.search import rows as rows_module
+from sse.search import store as store_module
 from sse.search import update as update_module
 from sse.search.index import Index
 from sse.search.store import Store
@@ -148,6 +149,18 @@ def test_kill_9_leaves_the_old_index_and_the_next_run_ends_well(notes, name, mod
         assert len(found(name)) in (1, 10)
     update_index(notes, name)
     assert len(Index(name).search("zorbium", k=999, mode="keyword")[0]) == 401
+
+
+def test_a_run_killed_between_the_two_inverted_indexes_makes_the_other(
+    notes, name, model, monkeypatch
+):
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setitem(store_module.WORDS, "nothing", "third")
+        patch.delitem(store_module.WORDS, "words")
+        update_index(notes, name, model)
+    update_index(notes, name)
+    indexes = {index.name for index in Store(name).current().describe_indices()}
+    assert indexes == {"stems", "forms"}
 
 
 def test_a_second_writer_is_refused(notes, name, model):
