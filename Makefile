@@ -74,7 +74,7 @@ dist: .venv/.dev
 .venv/.%: pyproject.toml
 	@echo "Installing into .venv (first use; a few minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[$*,fast,onnx,search,documents]"
+	$(BIN)/python -m pip install --quiet --editable ".[$*,fast,onnx,serve,documents]"
 	@touch $@
 
 # Remove environments, caches and what was built.

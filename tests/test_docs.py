@@ -74,3 +74,10 @@ def test_every_option_of_the_trainer_in_a_sentence_exists(page):
     for option in OPTION.findall(page.read_text("utf-8")):
         if re.match(r"--(data|model|trainer|eval)\.", option):
             assert option in OPTION.findall(text), f"the trainer has no {option}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+def test_the_map_names_every_package_and_no_other(page):
+    there = {path.parent.name for path in (ROOT / "sse").glob("*/__init__.py")}
+    row = re.compile(r"^(?:      (\w+)/ {2,}|\| `(\w+)` \| )", re.MULTILINE)
+    assert {a or b for a, b in row.findall((ROOT / page).read_text("utf-8"))} == there

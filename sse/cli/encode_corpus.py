@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from sse.cli.options import add_no_fast, option_names
 from sse.common.arguments import Parser
 from sse.common.errors import MissingExtra, Stopped, UserError, one_line
-from sse.common.files import expanded
+from sse.common.hub import model_folder
 from sse.common.machine import cores
 from sse.common.ranges import whole
 from sse.common.ray_session import ray_session
@@ -108,7 +108,7 @@ def encode_corpus(args: argparse.Namespace) -> dict[str, Any]:
     files = find_files(args.source)
     columns = find_columns(files, args.text, args.id, args.keep)
     job = Job(
-        model=str(expanded(args.model).resolve()),
+        model=str(model_folder(args.model).resolve()),
         out=str(store.system.unstrip_protocol(store.root)),
         columns=columns,
         dim=model.dim,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sse.cli.options import Run
 from sse.common.errors import UserError
+from sse.common.hub import model_folder
 from sse.common.ranges import whole
 from sse.common.terminal import clean
 from sse.model.table import ROW_KINDS
@@ -127,7 +128,7 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
         "  sse evaluate model --nanobeir --baselines --report report/\n"
     )
     add = parser.add_argument
-    add("model", metavar="DIR", help="folder of any sentence-transformers model")
+    add("model", metavar="DIR", help="folder of any sentence-transformers model, or OWNER/NAME")
     add("--beir", nargs="+", default=[], metavar="FOLDER", help="folders in the BEIR layout")
     add("--split", help="judgements in qrels/SPLIT.tsv (default: test, or the only one)")
     add("--nanobeir", nargs="?", const="sentence-transformers/NanoBEIR-en", metavar="SOURCE",
@@ -145,8 +146,7 @@ def evaluate(parser: argparse.ArgumentParser) -> Run:
 
 def _evaluate(args: argparse.Namespace) -> None:
     """Check the arguments and collections before the slow imports, then evaluate and write."""
-    if not Path(args.model).is_dir():
-        raise UserError(f"{args.model}: no such folder: give a model's folder")
+    folder = model_folder(args.model)
     if not args.beir and not args.nanobeir:
         raise UserError("nothing to evaluate on: give --beir FOLDER or --nanobeir")
     for path, wrong in ((args.json, Path.is_dir), (args.report, Path.is_file)):
@@ -162,7 +162,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from sse.common import files  # slow imports: only now that the collections are sound
     from sse.evaluation import report, systems
 
-    model = systems.load_model(args.model, args.device)
+    model = systems.load_model(folder, args.device)
     results = systems.evaluate_beside(
         model, collections, args.dims, args.baselines, args.hybrid,
         batch_size=args.batch_size, graded=args.graded, progress=sys.stderr.isatty(),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sse.common.errors import UserError, first_line
+from sse.common.files import expanded
 
 DEADLINE = 3.0  # seconds, name look-up included
 MODEL_FILES = ["*.json", "*.safetensors", "embedding.q4_k_m.bin"]
@@ -47,6 +48,20 @@ def hub_file(name: str, file: str) -> Path:
         raise UserError(
             f"{name}: {file} does not download ({first_line(error)}); {way_out}"
         ) from error
+
+
+def model_folder(name: str | os.PathLike[str]) -> Path:
+    """The folder at this path; without one, `hub_folder` of the name OWNER/NAME.
+
+    Raises:
+        UserError: neither a folder nor a name, and all that `hub_folder` raises.
+    """
+    root = expanded(name)
+    if root.is_dir():
+        return root
+    if not is_hub_name(str(name)) or root.exists():
+        raise UserError(f"{root} is no folder: give the folder of an exported model")
+    return hub_folder(str(name))
 
 
 def hub_folder(name: str) -> Path:

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from sse.common.digests import CONFIG_NAME
 from sse.common.errors import UserError
-from sse.common.files import expanded
-from sse.common.hub import hub_folder, is_hub_name
+from sse.common.hub import model_folder
 from sse.model.checked_files import ModelFiles, read_q4
 from sse.model.norm_forms import NORM_FORMS
 from sse.model.static_tables import read_static_table
@@ -85,11 +84,7 @@ def read_folder(folder: str | os.PathLike[str], verify: bool = True) -> ModelFol
         UserError: no model there, a hub that does not answer, a damaged file, one outside the
             folder, or parts that do not fit each other.
     """
-    root = expanded(folder)
-    if not root.is_dir():
-        if not is_hub_name(str(folder)) or root.exists():
-            raise UserError(f"{root} is no folder: give the folder of an exported model")
-        root = hub_folder(str(folder))
+    root = model_folder(folder)
     files = ModelFiles(root, verify)
     if files.has(CONFIG_NAME):
         model = _read_export(files)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sse.common.digests import digest_file
 from sse.common.errors import UserError
 from sse.common.files import atomic_folder
+from sse.common.hub import model_folder
 from sse.search.store import Settings, Store
 from sse.serving.encoder import Encoder
 
@@ -27,8 +28,9 @@ def probe(model: Encoder) -> list[float]:
     return model.encode(PROBE)[:32].tolist()  # type: ignore[no-any-return]
 
 
-def model_digest(folder: Path) -> str:
+def model_digest(model: Path) -> str:
     """A hash of the files that a copy of the model holds."""
+    folder = model_folder(model)
     ignored = shutil.ignore_patterns(*_LEFT_OUT)
     whole = hashlib.blake2b(digest_size=8)
     for place, folders, names in os.walk(folder):
@@ -46,9 +48,8 @@ def keep_model(store: Store, model: Encoder, settings: Settings) -> None:
     if not store.local or target.is_dir():
         return
     with atomic_folder(target) as folder:
-        shutil.copytree(
-            model.folder, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT), dirs_exist_ok=True
-        )
+        ignore = shutil.ignore_patterns(*_LEFT_OUT)
+        shutil.copytree(model_folder(model.folder), folder, ignore=ignore, dirs_exist_ok=True)
 
 
 def open_model(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from sse.common.errors import UserError
+from sse.common.hub import model_folder
 from sse.documents.left_out import LeftOut
 from sse.documents.passages import OVERLAP, SIZE
 from sse.model.convert.fit import fit
@@ -183,7 +184,7 @@ def _prepare(
 
 def _create(store: Store, model: Encoder, options: Options, source: str) -> tuple[Any, Encoder]:
     """A table without rows, and its model, which is copied into the index."""
-    origin, folder = "", str(model.folder.resolve())
+    origin, folder = "", str(model_folder(model.folder).resolve())
     with tempfile.TemporaryDirectory() as scratch:
         if options.fit:
             if not store.local:

@@ -147,7 +147,7 @@ BAD_COMMANDS = [
     (["export", "MODEL", "."], "exists"),
     (["export", "MODEL", "new", "--rows", "int8", "--dim", "0"], "--dim: 0: give at least 1"),
     (["export", "MODEL", "m.onnx", "--rows", "int8"], "float32 rows"),
-    (["evaluate", "nothing"], "nothing: no such folder"),
+    (["evaluate", "nothing"], "nothing is no folder"),
     (["evaluate", "MODEL"], "nothing to evaluate on"),
     (["evaluate", "MODEL", "--beir", "nowhere"], "nowhere"),
     (["index", "t.jsonl", "t.npy"], "t.npy is a file, and no index: index again with --force"),

@@ -90,6 +90,28 @@ def test_a_name_is_downloaded_once_and_gives_the_folders_vectors(published, tmp_
         assert "no such name on" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", NAME, "--beir", str(ROOT / "examples/beir")],
+        ["fit", NAME, "texts.txt", "out"],
+        ["average", NAME, NAME, "out"],
+        ["export", NAME, "out", "--rows", "int8"],
+        ["encode", "texts.txt", "out.npy", "-m", NAME],
+        ["index", "texts.txt", "out", "-m", NAME],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_command_takes_a_name_in_place_of_a_folder(published, tmp_path, monkeypatch, arguments):
+    if arguments[0] == "index":
+        pytest.importorskip("lance")
+    monkeypatch.chdir(tmp_path)
+    Path("texts.txt").write_text("the red circle rolls\nlarge blue\n")
+    command = "import sys; from sse.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    with hub_of(NAME, published) as (endpoint, _):
+        run(command, *arguments, endpoint=endpoint, home=tmp_path / "home")
+
+
 def test_without_a_hub_a_name_is_one_line_within_five_seconds(dead_hub, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     began = time.monotonic()

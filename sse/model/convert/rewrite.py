@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from sse.common.digests import write_config
 from sse.common.files import atomic_folder
+from sse.common.hub import model_folder
 from sse.common.version import __version__
 from sse.model.checked_files import ModelFiles
 from sse.model.folder import FORMAT, ModelFolder, check_target, save_frequencies
@@ -53,7 +54,7 @@ def rewrite(
     Raises:
         UserError: a target that holds anything else, rows that are not finite.
     """
-    files, target = ModelFiles(Path(source).expanduser(), verify=False), Path(target)
+    files, target = ModelFiles(model_folder(source), verify=False), Path(target)
     check_target(target)
     kept = {key: value for key, value in files.config.items() if key not in _DIGESTS}
     with atomic_folder(target) as folder:
