@@ -12,13 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sse.common.errors import UserError
-from sse.data.bad_rows import fault
-from sse.data.set_spec import SetSpec
+from sse.text.bad_rows import fault
+from sse.data.set_spec import SetSpec, is_role
+from sse.text.contents import contents
 
 ANCHORS = ("anchor", "query", "question")
-POSITIVES = ("positive", "document", "passage", "answer", "text")
+POSITIVES = ("positive", "pos", "document", "passage", "answer", "text")
+NEGATIVE = re.compile(r"negative.*|(hard_?)?neg(ative)?s?(_.*|\d+)?", re.IGNORECASE)
+ID = re.compile(r"(.*_)?(id|idx|index)", re.IGNORECASE)
 RUN = 65_536  # rows of a table that is checked at once
 MIN_ROWS = 2  # one row has nothing to be contrasted with
+SAMPLE, SAMPLE_CHARACTERS = 500, 100  # rows, and characters of each, that tell what a column holds
+NAMED_COLUMNS = 12  # of those that are ignored; a line counts the rest
+
+# What a column of strings holds, and what may stand under a usual name.
+LISTS = "lists of texts"
+USUAL = ("texts", "ids", "labels", "nothing", "mixed", LISTS)
+STRINGS = (*USUAL, "numbers", "dates")
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,27 @@ class Column:
         return column if self.place is None else pc.list_element(column, self.place)
 
 
-def choose_columns(label: str, files: Sequence[Path], spec: SetSpec, dataset: Any) -> list[Column]:
-    """The columns of a `datasets.Dataset` to use, anchor and positive first.
+@dataclass(frozen=True)
+class Chosen:
+    """The columns that are used, anchor and positive first, and what to say about all of them."""
+
+    columns: list[Column]
+    remarks: list[str]  # on columns that are used
+    ignored: list[str]  # names of the others, with what they hold
+
+    def account(self, roles: Sequence[str]) -> str:
+        """One line: what is taken as each of `roles`, what of it is a guess, what is ignored."""
+        pairs = zip(roles, self.columns, strict=True)
+        parts = [", ".join(f"{role} <- {column.label}" for role, column in pairs), *self.remarks]
+        if self.ignored:
+            more = len(self.ignored) - NAMED_COLUMNS
+            rest = f" and {more} more" if more > 0 else ""
+            parts.append(f"ignored: {', '.join(self.ignored[:NAMED_COLUMNS])}{rest}")
+        return "; ".join(parts)
+
+
+def choose_columns(label: str, files: Sequence[Path], spec: SetSpec, dataset: Any) -> Chosen:
+    """The columns of a `datasets.Dataset` to use.
 
     Too few rows, a missing column, a null or a value that is not text raise UserError. The
     error calls the set `label` and names the first bad row of its local `files`.
@@ -51,25 +80,41 @@ def choose_columns(label: str, files: Sequence[Path], spec: SetSpec, dataset: An
         raise UserError(
             f"{label}: {fault(files) or few}; contrastive training needs at least {MIN_ROWS} rows"
         )
-    schema = dataset.features.arrow_schema
-    named = dict(spec.columns or {})
+    chosen = name_columns(label, spec, dataset)
+    _check(label, files, dataset, chosen.columns)
+    return chosen
+
+
+def name_columns(label: str, spec: SetSpec, dataset: Any) -> Chosen:
+    """The columns by their names and a sample of their values; the other rows are not looked at."""
+    names, named = dataset.column_names, dict(spec.columns or {})
     for role, name in named.items():
-        if name not in schema.names:
-            raise UserError(
-                f"{label}: no column {name!r} for {role}; it has {', '.join(schema.names)}"
-            )
-    pair = _pair(label, schema, named)
-    names = [named[role] for role in sorted(named, key=_order) if role.startswith("negative")]
-    if not names:
-        names = [
+        if name not in names:
+            raise UserError(f"{label}: no column {name!r} for {role}; it has {', '.join(names)}")
+    held = _held(dataset)
+    pair, remarks = _pair(label, named, held)
+    negatives = [named[role] for role in sorted(named, key=_order) if role.startswith("negative")]
+    if not negatives:
+        negatives = [
             name
-            for name in sorted(schema.names, key=_order)
-            if name.startswith("negative") and _holds_text(schema.field(name).type)
+            for name in sorted(held, key=_order)
+            if NEGATIVE.fullmatch(name)
+            and name not in pair
+            and held[name] in (STRINGS if is_role(name) else USUAL)
         ]
-    negatives = _negatives(label, spec.negatives, dataset, names)
-    columns = [Column("anchor", pair[0]), Column("positive", pair[1]), *negatives]
-    _check(label, files, dataset, columns)
-    return columns
+    columns = []
+    for role, name in zip(("anchor", "positive"), pair, strict=True):
+        place = None
+        if held[name] == LISTS:
+            _check_lists(label, name, dataset, "text")
+            place = 0
+            remarks.append(f"of the lists in {name} the first texts only")
+        columns.append(Column(role, name, place))
+    columns += _negatives(label, spec.negatives, dataset, negatives)
+    used = {column.name for column in columns}
+    used |= set(score_names(columns)) if len(columns) > len(pair) else set()
+    ignored = [text for name, text in _described(held).items() if name not in used]
+    return Chosen(columns, remarks, ignored)
 
 
 def score_names(columns: Sequence[Column]) -> list[str]:
@@ -77,32 +122,77 @@ def score_names(columns: Sequence[Column]) -> list[str]:
     return ["score", *(f"score_{column.label}" for column in columns[2:])]
 
 
-def _pair(label: str, schema: pa.Schema, named: dict[str, str]) -> tuple[str, str]:
-    """Names of the anchor's and the positive's column."""
+def _held(dataset: Any) -> dict[str, str]:
+    """What each column holds, by its type and a sample of its values: see `contents`."""
+    step = max(1, len(dataset) // SAMPLE)
+    sample = dataset.select(range(0, len(dataset), step)).with_format("arrow")[:]
+    held = {}
+    for field in dataset.features.arrow_schema:
+        kind = field.type
+        if type(dataset.features[field.name]).__name__ == "Json":
+            held[field.name] = "mixed"  # so `datasets` keeps a column of mixed types
+        elif _is_text(kind):
+            try:
+                short = pc.utf8_slice_codeunits(sample.column(field.name), 0, SAMPLE_CHARACTERS)
+                held[field.name] = contents(short.to_pylist())
+            except (pa.ArrowInvalid, UnicodeDecodeError):  # `_check` names the row
+                held[field.name] = "texts"
+        elif _is_list(kind):
+            held[field.name] = LISTS if _is_text(kind.value_type) else f"lists of {kind.value_type}"
+        else:
+            held[field.name] = str(kind).split("<")[0]
+    return held
+
+
+def _pair(
+    label: str, named: dict[str, str], held: dict[str, str]
+) -> tuple[tuple[str, str], list[str]]:
+    """Names of the anchor's and the positive's column, and remarks on them.
+
+    Named columns and those called `anchor` and `positive` are taken whatever they hold. Columns
+    with other usual names must not hold numbers or dates. A guess must be of text.
+    """
+    lower = {name.lower(): name for name in reversed(held)}
 
     def known(role: str, aliases: Sequence[str]) -> str | None:
-        lower = {name.lower(): name for name in reversed(schema.names)}
-        return named.get(role) or next((lower[name] for name in aliases if name in lower), None)
+        if role in named:
+            return named[role]
+        names = [lower[alias] for alias in aliases if alias in lower]
+        return next((n for n in names if n.lower() == role or held[n] in USUAL), None)
 
-    anchor, positive = known("anchor", ANCHORS), known("positive", POSITIVES)
+    pair = {"anchor": known("anchor", ANCHORS), "positive": known("positive", POSITIVES)}
     free = [
         name
-        for name in schema.names
-        if _is_text(schema.field(name).type)
-        and name not in (anchor, positive)
-        and not re.search(r"^negative|^(.*_)?(id|idx|index)$", name.lower())
+        for name, kind in held.items()
+        if kind == "texts"
+        and name not in (*pair.values(), *named.values())
+        and not NEGATIVE.fullmatch(name)
+        and not ID.fullmatch(name)
     ]
-    if anchor is None and free:
-        anchor = free.pop(0)
-    if positive is None and free:
-        positive = free.pop(0)
+    odd = ("ids", "labels", "numbers", "dates", "nothing")
+    remarks = [
+        f"{name} holds {held[name]}" for name in pair.values() if held.get(name or "") in odd
+    ]
+    guessed = []
+    for role, name in pair.items():
+        if name is None and free:
+            guessed.append(free[0])
+            pair[role] = free.pop(0)
+    if guessed:
+        remarks.append(f"guessed: {', '.join(guessed)}")
+    anchor, positive = pair["anchor"], pair["positive"]
     if anchor is None or positive is None:
-        role = "anchor" if anchor is None else "positive"
         raise UserError(
-            f"{label}: no text column for the {role}; it has "
-            f"{', '.join(schema.names) or 'none'}; name one with ?{role}=COLUMN"
+            f"{label}: a pair needs two columns of text; it has "
+            f"{', '.join(_described(held).values()) or 'none'}; name two with `anchor` and "
+            "`positive`, or give texts without pairs to `documents`"
         )
-    return anchor, positive
+    return (anchor, positive), remarks
+
+
+def _described(held: dict[str, str]) -> dict[str, str]:
+    """{name: the name with what the column holds, unless that is texts}."""
+    return {name: name + f" ({kind})" * (kind != "texts") for name, kind in held.items()}
 
 
 def _negatives(label: str, most: int | None, dataset: Any, names: Sequence[str]) -> list[Column]:
@@ -115,14 +205,20 @@ def _negatives(label: str, most: int | None, dataset: Any, names: Sequence[str])
         if not _is_list(schema.field(name).type):
             columns.append(Column("negative", name))
             continue
-        shortest, row = _shortest(dataset.select_columns([name]))
-        if not shortest:
-            raise UserError(
-                f"{label}: row {row + 1}: {name!r} is an empty list; give every row a "
-                "negative, or use none with ?negatives=0"
-            )
+        shortest = _check_lists(label, name, dataset, "negative")
         columns += [Column("negative", name, place) for place in range(shortest)]
     return columns if most is None else columns[:most]
+
+
+def _check_lists(label: str, name: str, dataset: Any, what: str) -> int:
+    """The length of the shortest list of a column; UserError where it is empty."""
+    shortest, row = _shortest(dataset.select_columns([name]))
+    if not shortest:
+        none = ", or use none with ?negatives=0" if what == "negative" else ""
+        raise UserError(
+            f"{label}: row {row + 1}: {name!r} is an empty list; give every row a {what}{none}"
+        )
+    return shortest
 
 
 def _shortest(dataset: Any) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any
 
 import lightning as L
@@ -36,8 +37,12 @@ class SSEDataModule(L.LightningDataModule):
     """Pairs to train on; without any, docstrings of the installed packages.
 
     Args:
-        paths: jsonl, jsonl.gz, csv and parquet files, folders, globs, or hf:NAME.
+        paths: jsonl, json, csv, tsv (each also .gz) and parquet files, folders, globs, or hf:NAME.
         sets: the same in long form, with columns and a cap for each.
+        anchor: the column of the anchors, in all sets whose own spec names none; null to find it.
+        positive: the column of the positives, in the same way.
+        skip_bad_rows: leave out rows of local files that cannot be read or lack a text; they are
+            counted and written to bad_rows.jsonl in the run's folder. False refuses the file.
         documents: folders or files of documents without labels; pairs are made of them.
         document_pairs: which kinds of such pairs: question, heading, title, first, neighbour; null
             for all.
@@ -66,6 +71,9 @@ class SSEDataModule(L.LightningDataModule):
         self,
         paths: list[str] | str | None = None,
         sets: list[SetSpec] | None = None,
+        anchor: str | None = None,
+        positive: str | None = None,
+        skip_bad_rows: bool = False,
         documents: list[str] | str | None = None,
         document_pairs: list[str] | None = None,
         strict: bool = False,
@@ -102,16 +110,22 @@ class SSEDataModule(L.LightningDataModule):
         self._on_device: DeviceCache | None = None
         self._plans: dict[tuple[int, int], list[Batch]] = {}
 
-    def build(self, say: Callable[[str], None] = print, scores: bool = False) -> None:
+    def build(
+        self,
+        say: Callable[[str], None] = print,
+        scores: bool = False,
+        bad_rows: Path | None = None,
+    ) -> None:
         """Read, tokenise and hold out: see `prepare`. A second call does nothing.
 
         Args:
             say: takes lines of progress.
             scores: also read the columns of a teacher's scores; UserError where a set has none.
+            bad_rows: the file for the rows that `skip_bad_rows` leaves out.
         """
         if self.sets:
             return
-        data = prepare(self.hparams, say)
+        data = prepare(self.hparams, say, bad_rows)
         self.pieces = data.pieces
         self.scores = [pairs.scores() for pairs in data.pairs] if scores else None
         self.pairs, self.sets, self.tokenizer = data.pairs, data.sets, data.tokenizer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,14 @@ import pyarrow.compute as pc
 from sse.common.digests import is_whole, write_digest
 from sse.common.errors import UserError
 from sse.common.files import write_json
-from sse.data.columns import Column, choose_columns, score_names
+from sse.data.columns import Chosen, Column, choose_columns, score_names
 from sse.data.set_spec import SetSpec, as_spec
 
 if TYPE_CHECKING:
+    from sse.data.skip_rows import BadRows
     from sse.data.sources import Source
 
-RECORD_FORMAT = 1  # raise it when the same files give other columns or another fingerprint
+RECORD_FORMAT = 2  # raise it when the same files give other columns or another fingerprint
 CHUNK_ROWS = 1_024
 CHUNK_BYTES = 8_000_000
 
@@ -125,6 +126,8 @@ def load_sets(
     cap: int | None = None,
     say: Callable[[str], None] = print,
     cache: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    bad_rows: BadRows | None = None,
 ) -> list[PairSet]:
     """Read and check the sets, one `PairSet` per file (or sharded file) and hub set.
 
@@ -134,6 +137,8 @@ def load_sets(
         say: takes a line per set: how many pairs it has, and from which columns.
         cache: a folder that keeps the columns and the hash of a set's texts, so that the texts of
             unchanged files are not read again.
+        columns: role -> column, for sets whose own spec does not name the role's.
+        bad_rows: leave the bad rows of local files out; by default they raise.
 
     Raises:
         UserError: anything wrong with a spec, a file, a value or the hub, in one line. All specs
@@ -142,7 +147,12 @@ def load_sets(
     # `datasets` takes a second to import, and only reading needs it.
     from sse.data.sources import find_sources
 
-    sources = find_sources([as_spec(spec) for spec in specs])
+    wanted = [as_spec(spec) for spec in specs]
+    if columns:
+        wanted = [replace(spec, columns={**columns, **(spec.columns or {})}) for spec in wanted]
+    sources = find_sources(wanted)
+    if bad_rows:
+        sources = bad_rows.leave_out(sources, say)
     return [_load(source, cap, say, cache) for source in sources]
 
 
@@ -155,23 +165,21 @@ def _load(
     record = json.loads(path.read_text("utf-8")) if path and is_whole(path) else None
     if record:
         columns = [Column(**column) for column in record["columns"]]
+        chosen = Chosen(columns, record["remarks"], record["ignored"])
     else:
         source.check(dataset)
-        columns = choose_columns(source.label, source.files, spec, dataset)
+        chosen = choose_columns(source.label, source.files, spec, dataset)
     rows = len(dataset)
     if cap is not None and cap < rows:
         # Spread evenly: sets come sorted by topic or with runs of equal anchors.
         dataset = dataset.select(np.arange(cap, dtype=np.int64) * rows // cap)
     fingerprint = record["fingerprint"] if record else None
-    pair_set = make_pair_set(source.name, dataset, columns, fingerprint=fingerprint)
+    pair_set = make_pair_set(source.name, dataset, chosen.columns, fingerprint=fingerprint)
     if path and not record:
-        facts = {"fingerprint": pair_set.fingerprint, "columns": [asdict(each) for each in columns]}
-        write_json(path, facts)
+        write_json(path, {"fingerprint": pair_set.fingerprint, **asdict(chosen)})
         write_digest(path)
-    pairs = zip(pair_set.columns, columns, strict=True)
-    labels = ", ".join(f"{role} <- {column.label}" for role, column in pairs)
     of = f" of {rows:,}" if len(pair_set) < rows else ""
-    say(f"{source.name}: {len(pair_set):,}{of} rows; {labels}")
+    say(f"{source.name}: {len(pair_set):,}{of} rows; {chosen.account(pair_set.columns)}")
     return pair_set
 
 

@@ -5,6 +5,7 @@ Everything slow happens here, once. The cache folder keeps what the next run nee
 CACHE/sets/KEY.json         the columns of a set and the hash of its texts, once they were checked
 CACHE/NAME-KEY/             the tokens of a set: see `sse.data.token_cache`
 CACHE/tokenizers/KEY.json   a tokenizer trained on the pairs, or grown by their words
+CACHE/rows/KEY/             files without their bad rows: see `sse.data.skip_rows`
 CACHE/documents-KEY.arrow     the pairs made of a folder of documents
 CACHE/docstrings-KEY.parquet  the pairs of the installed packages
 """
@@ -26,6 +27,7 @@ from sse.data.batch_plan import Rows
 from sse.data.docstring_pairs import embedded_pairs
 from sse.data.document_pairs import document_pairs
 from sse.data.pair_set import PairSet, load_sets
+from sse.data.skip_rows import BadRows
 from sse.data.split import choose, hold_out, one_of_each, train_rows
 from sse.data.token_cache import TokenizedSet, tokenize_set
 from sse.documents.pairs import KINDS
@@ -48,10 +50,18 @@ class Prepared:
     train_rows: list[Rows]
 
 
-def prepare(options: Any, say: Callable[[str], None] = print) -> Prepared:
-    """The data that the options (`SSEDataModule.hparams`) name; `say` takes lines of progress."""
+def prepare(
+    options: Any, say: Callable[[str], None] = print, bad_rows: Path | None = None
+) -> Prepared:
+    """The data that the options name.
+
+    Args:
+        options: `SSEDataModule.hparams`.
+        say: takes lines of progress.
+        bad_rows: the file for rows that `skip_bad_rows` leaves out; None keeps it in the cache.
+    """
     cache = cache_folder(options.cache)
-    pairs = _read(options, cache, say)
+    pairs = _read(options, cache, say, bad_rows)
     source = base_tokenizer(pairs, options, say)
     pieces = None
     if options.grow_vocab is not None:
@@ -73,10 +83,17 @@ def prepare(options: Any, say: Callable[[str], None] = print) -> Prepared:
     return Prepared(tokenizer, pieces, pairs, sets, heldout, training)
 
 
-def _read(options: Any, cache: Path, say: Callable[[str], None]) -> list[PairSet]:
+def _read(
+    options: Any, cache: Path, say: Callable[[str], None], bad_rows: Path | None
+) -> list[PairSet]:
     """The sets of pairs, those of documents last; without any, the installed packages' one."""
     specs = [*_listed(options.paths), *(options.sets or [])]
-    pairs = load_sets(specs, cap=options.cap, say=say, cache=cache) if specs else []
+    pairs = []
+    if specs:
+        columns = {role: getattr(options, role) for role in ("anchor", "positive")}
+        columns = {role: name for role, name in columns.items() if name is not None}
+        skip = BadRows(cache, bad_rows) if options.skip_bad_rows else None
+        pairs = load_sets(specs, options.cap, say, cache, columns, skip)
     for path in _listed(options.documents):
         kinds = options.document_pairs or KINDS
         pairs.append(document_pairs(path, cache, kinds, options.strict, options.cap, say))

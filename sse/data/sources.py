@@ -14,6 +14,7 @@ import errno
 import glob
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ import pyarrow.compute as pc
 from sse.common.errors import UserError, first_line
 from sse.common.files import expanded
 from sse.common.hub import HubUnreachable, ask_hub
-from sse.data.bad_rows import fault
+from sse.text.bad_rows import fault
 from sse.data.set_spec import SetSpec
 from sse.text.record_files import kind_of, numbered, open_bytes, or_raise
 
@@ -46,7 +47,8 @@ class Source:
     def read(self) -> Any:
         """The rows as a `datasets.Dataset`; UserError names file, line, value, or the hub set."""
         try:
-            with _quiet(bars=sum(path.stat().st_size for path in self.files) > BIG):
+            big = sum(path.stat().st_size for path in self.files) > BIG
+            with _quiet(bars=big and sys.stderr.isatty()):
                 return self._read_files() if self.files else self._read_repository()
         except UserError:
             raise

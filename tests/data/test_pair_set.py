@@ -55,6 +55,76 @@ def test_the_usual_names_are_found_else_the_first_two_text_columns(tmp_path, col
     assert f"anchor <- {taken[0]}, positive <- {taken[1]}" in said[0]
 
 
+WEIRD = {
+    "ticket_no": "T-{}",
+    "Kundenfrage": "Wie geht {}?",
+    "Antwort": "So {} hier",
+    "am": "2026-11-{}",
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_ids_numbers_dates_and_labels_are_no_guess_and_are_said(tmp_path, kind):
+    rows = [
+        {
+            "nr": str(n),
+            "state": "open",
+            **{name: text.format(10 + n) for name, text in WEIRD.items()},
+        }
+        for n in range(120)
+    ]
+    said = []
+    load_sets([write(tmp_path / f"weird.{kind}", rows)], say=said.append)
+    assert said == [
+        "weird: 120 rows; anchor <- Kundenfrage, positive <- Antwort; guessed: Kundenfrage, Antwort; "
+        "ignored: nr (numbers), state (labels), ticket_no (ids), am (dates)"
+    ]
+
+
+@pytest.mark.parametrize("names", [("x", "y"), ("query", "answer"), ("id", "text")])
+def test_a_csv_of_numbers_alone_is_refused(tmp_path, names):
+    rows = [dict(zip(names, pair, strict=True)) for pair in [("1", "2"), ("3", "4.5")]]
+    message = error_of(write(tmp_path / "numbers.csv", rows))
+    assert f"two columns of text; it has {names[0]} (numbers), {names[1]} (numbers)" in message
+    spec = f"{tmp_path}/numbers.csv?anchor={names[0]}&positive={names[1]}"
+    assert load(spec)[0].texts("anchor") == ["1", "3"], "a named column is taken"
+
+
+def test_lists_of_positives_and_negatives_are_taken_and_said(tmp_path):
+    rows = [
+        {
+            "query": f"ask {n}",
+            "pos": [f"good {n}", "spare"],
+            "neg": [f"bad {n}", "worse"],
+            "type": "a b",
+        }
+        for n in range(3)
+    ]
+    said = []
+    (pairs,) = load_sets([write(tmp_path / "flag.jsonl", rows)], say=said.append)
+    assert [pairs.texts(role, [1])[0] for role in pairs.columns] == [
+        "ask 1",
+        "good 1",
+        "bad 1",
+        "worse",
+    ]
+    assert said == [
+        "flag: 3 rows; anchor <- query, positive <- pos[0], negative_1 <- neg[0], "
+        "negative_2 <- neg[1]; of the lists in pos the first texts only; ignored: type"
+    ]
+    rows[2]["pos"] = []
+    assert "row 3: 'pos' is an empty list" in error_of(write(tmp_path / "none.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    "name", ["neg", "neg_1", "hard_negative", "hard_negatives", "Hard_Neg", "negs"]
+)
+def test_the_usual_names_of_negatives_are_taken(tmp_path, name):
+    rows = [{"anchor": f"a {n}", "positive": f"p {n}", name: f"n {n}"} for n in range(2)]
+    (pairs,) = load(write(tmp_path / "toy.jsonl", rows))
+    assert pairs.texts("negative_1") == ["n 0", "n 1"]
+
+
 def test_negatives_come_in_order_and_scores_are_no_text(tmp_path):
     names = ["negative_10", "negative_2", "positive", "anchor", "negative"]
     rows = [{name: name for name in names} | {"negative_score": 1.5} for _ in range(2)]
@@ -249,7 +319,7 @@ BROKEN = {
         PAIR.encode() + '{"anchor": "é", "positive": "b"}\n'.encode("latin1"),
         "line 2: not UTF-8 (byte 0xe9)",
     ),
-    "lonely.jsonl": (b'{"anchor": "a"}\n' * 2, "no text column for the positive; it has anchor"),
+    "lonely.jsonl": (b'{"anchor": "a"}\n' * 2, "a pair needs two columns of text; it has anchor"),
     "scalar.json": (
         b'[{"anchor": "a", "positive": "b"},\n{"anchor"}]',
         "line 2: no JSON at column",

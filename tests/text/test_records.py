@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sse.common.errors import UserError
-from sse.data.bad_rows import fault
+from sse.text.bad_rows import fault
 from sse.evaluation.collection import load_beir
 from sse.serving.corpus_batches import CorpusColumns, read_shard
 from sse.serving.corpus_files import find_files, shards_of
