@@ -37,7 +37,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     collections = read_collections(options)
 
     # Files or hub sets -> checked pairs -> tokenizer -> token cache -> the plan of the batches.
-    data = read_data(options)
+    data = read_data(options, folder)
 
     # SSEModule (table, norm, loss, optimiser) and Lightning's trainer (logs, checkpoints).
     run = build(options, folder, collections, data)

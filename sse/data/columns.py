@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sse.common.errors import UserError
-from sse.text.bad_rows import fault
 from sse.data.set_spec import SetSpec, is_role
+from sse.text.bad_rows import fault
 from sse.text.contents import contents
 
 ANCHORS = ("anchor", "query", "question")
@@ -158,7 +158,8 @@ def _pair(
         if role in named:
             return named[role]
         names = [lower[alias] for alias in aliases if alias in lower]
-        return next((n for n in names if n.lower() == role or held[n] in USUAL), None)
+        usual = (name for name in names if name.lower() == role or held[name] in USUAL)
+        return next(usual, None)
 
     pair = {"anchor": known("anchor", ANCHORS), "positive": known("positive", POSITIVES)}
     free = [
@@ -170,9 +171,8 @@ def _pair(
         and not ID.fullmatch(name)
     ]
     odd = ("ids", "labels", "numbers", "dates", "nothing")
-    remarks = [
-        f"{name} holds {held[name]}" for name in pair.values() if held.get(name or "") in odd
-    ]
+    taken = [name for name in pair.values() if name]
+    remarks = [f"{name} holds {held[name]}" for name in taken if held[name] in odd]
     guessed = []
     for role, name in pair.items():
         if name is None and free:

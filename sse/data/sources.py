@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 from sse.common.errors import UserError, first_line
 from sse.common.files import expanded
 from sse.common.hub import HubUnreachable, ask_hub
-from sse.text.bad_rows import fault
 from sse.data.set_spec import SetSpec
+from sse.text.bad_rows import fault
 from sse.text.record_files import kind_of, numbered, open_bytes, or_raise
 
 KINDS = "jsonl, json, csv, tsv (each also .gz) or parquet"

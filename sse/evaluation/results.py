@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass, field
 
@@ -43,6 +44,19 @@ class Result:
             name: {str(dim): dict(s.values) for dim, s in by_dim.items()}
             for name, by_dim in self.scores.items()
         }
+
+
+def at_chance(result: Result, name: str) -> bool:
+    """Whether a collection of pairs, one relevant document a query, scores as a random order does.
+
+    Such an order has E[nDCG@10] = sum over ranks r = 1..10 of 1 / log2(r + 1), divided by the
+    number of documents. A score below 2.5 times that is taken for chance. Below 20 documents the
+    two cannot be told apart, and the answer is no.
+    """
+    documents = result.sizes[name]
+    chance = sum(1 / math.log2(rank + 1) for rank in range(1, 11)) / documents
+    best = max(scores.values["ndcg@10"] for scores in result.scores[name].values())
+    return documents >= 20 and best < 2.5 * chance
 
 
 def difference(

@@ -14,8 +14,8 @@ from typing import Any
 
 from sse.text import parquet_tables
 from sse.text.record_files import BadFile, BadValue, Fault, kind_of, numbered, open_bytes
-from sse.text.records import Check, Checked, Lines, csv_records, json_records
-from sse.text.values import json_reason, object_of, shown, text_of, unicode_of, value_in
+from sse.text.records import Check, Checked, Lines, csv_records, json_reason, json_records
+from sse.text.values import object_of, shown, text_of, unicode_of, value_in
 
 
 def fault(files: Sequence[Path], columns: Sequence[str] = ()) -> str | None:
@@ -122,9 +122,7 @@ def _texts(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _json_rows(
-    lines: Lines, name: str, check: Check[dict[str, Any]]
-) -> Checked[dict[str, Any]]:
+def _json_rows(lines: Lines, name: str, check: Check[dict[str, Any]]) -> Checked[dict[str, Any]]:
     """The records of JSON lines, or of one JSON array."""
     rest = iter(lines)
     first = next(rest, None)
@@ -134,9 +132,7 @@ def _json_rows(
     return (_array if array else json_records)(chain([first], rest), name, check)
 
 
-def _array(
-    lines: Lines, name: str, check: Check[dict[str, Any]]
-) -> Checked[dict[str, Any]]:
+def _array(lines: Lines, name: str, check: Check[dict[str, Any]]) -> Checked[dict[str, Any]]:
     texts = []
     for item in lines:
         if isinstance(item, Fault):

@@ -26,12 +26,13 @@ from sse.common.ranges import Range, ranges_of, real, whole
 from sse.common.trusted_config import check_configs
 from sse.data.datamodule import SSEDataModule
 from sse.training import processes
+from sse.training.command_line import joined
 from sse.training.module import SEEDS, SSEModule
 from sse.training.resume import arguments_of, check_resumed
 
 DESCRIPTION = """Train, evaluate and export a static embedding.
 With no option it trains on the docstrings of the installed packages.
-Your own pairs: --data.paths "[pairs.jsonl, more.parquet]";
+Your own pairs: --data.paths pairs.jsonl more.parquet;
 documents without pairs: --data.documents FOLDER;
 a published recipe: --config experiments/configs/sse_v1.yaml;
 going on after a stop: --resume DIR."""
@@ -131,7 +132,7 @@ def parse(args: Sequence[str] | None = None) -> Options:
     began = time.perf_counter()
     quiet()
     parser = _parser()
-    arguments = arguments_of(args)
+    arguments = joined(arguments_of(args))
     check_configs(arguments)
     try:
         return Options(parser.parse_args(arguments), parser, began)

@@ -6,6 +6,7 @@ DIR/tensorboard/    logs; DIR/logs/metrics.csv the same as a table
 DIR/checkpoints/start.safetensors  with --model.start: the table before the first step
 DIR/diagnostics.parquet  does the gate saturate? See sse.training.diagnostics.diagnose
 DIR/metrics.json    quality of the trained and the untrained model, BM25, hybrid; speed; versions
+DIR/bad_rows.jsonl  with --data.skip_bad_rows: the rows that were left out
 DIR/model/          the folder that sentence-transformers loads
 """
 
@@ -28,11 +29,12 @@ from sse.common.files import atomic_file, write_json
 from sse.common.signals import stopped_with
 from sse.data.batch_plan import Batch
 from sse.data.datamodule import SSEDataModule
+from sse.data.skip_rows import ASIDE
 from sse.evaluation import evaluate as evaluation
 from sse.evaluation.collection import Collection, load_beir, pairs_collection
 from sse.evaluation.nanobeir import load_nanobeir
 from sse.evaluation.report import format_table, write_report
-from sse.evaluation.results import Result
+from sse.evaluation.results import Result, at_chance
 from sse.model.export import export
 from sse.model.load import SSEModel
 from sse.training import processes
@@ -82,7 +84,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     check(options)
     folder = open_folder(options)
     collections = read_collections(options)
-    data = read_data(options)
+    data = read_data(options, folder)
     run = build(options, folder, collections, data)
     fit(run)
     if not run.first:
@@ -124,11 +126,15 @@ def read_collections(options: Options) -> list[Collection]:
 
 
 @option_names()
-def read_data(options: Options) -> SSEDataModule:
-    """The pairs, tokenised; the first process fills the cache that the others read."""
+def read_data(options: Options, folder: Path | None = None) -> SSEDataModule:
+    """The pairs, tokenised; the first process fills the cache that the others read.
+
+    With --data.skip_bad_rows it writes the bad rows into `folder` too.
+    """
     data = options.datamodule()
     scores = options.config.model.distil is not None
-    processes.in_turn(lambda: data.build(say, scores))
+    bad_rows = folder / ASIDE if folder and not processes.rank() else None
+    processes.in_turn(lambda: data.build(say, scores, bad_rows))
     return data
 
 
@@ -210,10 +216,21 @@ def evaluate(run: Run) -> dict[str, Result]:
             "hybrid": both,
         }
     say(format_table(results))
-    if any(pairs.groups is not None for pairs in run.data.pairs):
-        say("held out: whole documents; their queries are made of them, nobody asked them")
+    _remark(run, results)
     write_report(results, run.folder / "report", figure=baselines)
     return results
+
+
+def _remark(run: Run, results: dict[str, Result]) -> None:
+    """Say what the held-out scores do not: a failure, and how the queries came about."""
+    name = "held-out pairs"
+    if name in results["trained"].scores and at_chance(results["trained"], name):
+        say(
+            "warning: the held-out pairs score no better than a random order: check the columns "
+            "named above, and choose others with --data.anchor and --data.positive"
+        )
+    if any(pairs.groups is not None for pairs in run.data.pairs):
+        say("held out: whole documents; their queries are made of them, nobody asked them")
 
 
 def export_run(run: Run, results: dict[str, Result]) -> dict[str, Any]:

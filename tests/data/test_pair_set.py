@@ -76,8 +76,8 @@ def test_ids_numbers_dates_and_labels_are_no_guess_and_are_said(tmp_path, kind):
     said = []
     load_sets([write(tmp_path / f"weird.{kind}", rows)], say=said.append)
     assert said == [
-        "weird: 120 rows; anchor <- Kundenfrage, positive <- Antwort; guessed: Kundenfrage, Antwort; "
-        "ignored: nr (numbers), state (labels), ticket_no (ids), am (dates)"
+        "weird: 120 rows; anchor <- Kundenfrage, positive <- Antwort; guessed: "
+        "Kundenfrage, Antwort; ignored: nr (numbers), state (labels), ticket_no (ids), am (dates)"
     ]
 
 

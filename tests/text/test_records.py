@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from sse.common.errors import UserError
-from sse.text.bad_rows import fault
 from sse.evaluation.collection import load_beir
 from sse.serving.corpus_batches import CorpusColumns, read_shard
 from sse.serving.corpus_files import find_files, shards_of
 from sse.text import parquet_tables, record_files
+from sse.text.bad_rows import fault
 from sse.text.record_files import open_bytes
 from sse.text.records import Record, read_records
 
