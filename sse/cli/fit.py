@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sse.cli.options import Run, add_input, add_output, bar
 from sse.common.errors import UserError
+from sse.common.ranges import real
 from sse.documents.left_out import LeftOut
 from sse.model.convert.average import average as average_models
 from sse.model.convert.fit import STRENGTH
@@ -33,7 +34,7 @@ def fit(parser: argparse.ArgumentParser) -> Run:
     add("corpus", metavar="CORPUS")
     add("target", metavar="OUT")
     add_input(parser)
-    add("--strength", type=float, default=STRENGTH,
+    add("--strength", type=real(0, 1), default=STRENGTH,
         help=f"0 (no change) to 1 (default: {STRENGTH:g})")  # fmt: skip
     add_output(parser)
     return _fit
@@ -66,7 +67,7 @@ def average(parser: argparse.ArgumentParser) -> Run:
     add = parser.add_argument
     add("models", metavar="MODEL", nargs="+")
     add("target", metavar="OUT")
-    add("--weights", nargs="+", type=float, help="one positive number for each model")
+    add("--weights", nargs="+", type=real(above=0), help="one positive number for each model")
     add("--force", action="store_true", help="replace OUT if it is a model folder")
     return _average
 

@@ -12,7 +12,6 @@ DIR/model/          the folder that sentence-transformers loads
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from sse.common import machine
 from sse.common.errors import UserError, one_line
 from sse.common.files import atomic_file, write_json
 from sse.common.signals import stopped_with
-from sse.data.batch_plan import Batch
 from sse.data.datamodule import SSEDataModule
 from sse.data.skip_rows import ASIDE
 from sse.evaluation import evaluate as evaluation
@@ -41,6 +39,7 @@ from sse.training import processes
 from sse.training.allocator import keep_freed_memory
 from sse.training.callbacks import Throughput
 from sse.training.checkpoints import LastCheckpoint
+from sse.training.facts import card, order_of
 from sse.training.module import SSEModule
 from sse.training.neighbours import Neighbours, take_cores
 from sse.training.options import Options, check, option_names, parse
@@ -251,7 +250,7 @@ def export_run(run: Run, results: dict[str, Result]) -> dict[str, Any]:
     }
     model = trained(run)
     model.sse.frequencies = data.frequencies
-    export(model, folder / "model", card(run, scores))
+    export(model, folder / "model", card(run.options, data, run.model, run.trainer, scores))
     say(f"model: {folder / 'model'}\nmetrics: {folder / 'metrics.json'}")
     say(f"report: {folder / 'report' / 'report.txt'}, {folder / 'report' / 'quality.png'}")
     seconds = run.seconds
@@ -264,38 +263,6 @@ def export_run(run: Run, results: dict[str, Result]) -> dict[str, Any]:
 def trained(run: Run) -> SSEModel:
     """The trained model as sentence-transformers and `export` take it."""
     return SSEModel(modules=[run.model.model.float().cpu()], device="cpu")
-
-
-def order_of(plan: list[Batch]) -> str:
-    """A digest of which pairs come in which batch: equal digests, equal data in equal order."""
-    digest = hashlib.sha256()
-    for batch in plan:
-        digest.update(batch.set.to_bytes(4, "little") + batch.rows.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def card(run: Run, scores: dict[str, Any]) -> dict[str, Any]:
-    """What the model card says of this run."""
-    data, trainer = run.data, run.trainer
-    options = {f"model.{k}": v for k, v in run.model.hparams.items() if v is not None}
-    options |= {
-        "data.batch_size": data.hparams.batch_size,
-        "epochs": trainer.max_epochs,
-        "precision": trainer.precision,
-        "accumulation": trainer.accumulate_grad_batches,
-        "EMA": run.options.config.ema,
-    }
-    return {
-        "metrics": scores.get("trained", {}),
-        "baselines": {
-            name: scores[name] for name in ("untrained", "BM25", "hybrid") if name in scores
-        },
-        "data": [
-            f"{s.name}: {len(rows):,} pairs"
-            for s, rows in zip(data.sets, data.train_rows, strict=True)
-        ],
-        "hyperparameters": options,
-    }
 
 
 def _callback(run: Run, kind: type[Any]) -> Any:

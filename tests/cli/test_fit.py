@@ -61,7 +61,7 @@ def test_files_of_a_folder_that_are_not_read_are_told(model, tmp_path, capsys):
         (["fit", "none", "CORPUS", "OUT"], "none is no folder"),
         (
             ["fit", "MODEL", "CORPUS", "OUT", "--column", "two", "--strength", "7"],
-            "--strength 7.0: give 0",
+            "--strength: 7: give 0 to 1",
         ),
         (["average", "MODEL", "OUT"], "1 model: give two"),
         (["average", "MODEL", "MODEL", "OUT", "--weights", "1"], "1 --weights for 2 models"),
