@@ -85,7 +85,7 @@ def _mine_set(
     vectors = None
     if teacher is not None:
         vectors = (_encode(teacher, texts.anchors), _encode(teacher, texts.documents))
-    with tqdm(total=len(pairs), desc=f"mining {pairs.name}", unit=" pairs") as bar:
+    with tqdm(total=len(pairs), desc=f"mining {pairs.name}", unit=" pairs", disable=None) as bar:
         mined = mine(
             texts,
             scorers,
@@ -128,7 +128,9 @@ def _teacher(folder: str) -> Any:
 
 
 def _encode(teacher: Any, texts: list[str]) -> np.ndarray:
-    vectors: np.ndarray = teacher.encode(texts, normalize_embeddings=True, show_progress_bar=True)
+    vectors: np.ndarray = teacher.encode(
+        texts, normalize_embeddings=True, show_progress_bar=sys.stderr.isatty()
+    )
     if not np.isfinite(vectors).all():
         raise UserError("--teacher gives NaN or infinite vectors: give another one")
     return vectors

@@ -18,6 +18,7 @@ from sse.common.errors import UserError, one_line
 from sse.common.files import write_json
 from sse.common.machine import cores
 from sse.common.ranges import real, whole
+from sse.common.terminal import clock
 from sse.sweeps.grid import Trial, check_trials, read_options, read_sweep
 from sse.sweeps.results import HELD_OUT, collect
 from sse.sweeps.trials import FAILED, KEPT, Outcome, run_local, state
@@ -138,7 +139,7 @@ def _report(outcome: Outcome, number: int, total: int, seconds: float) -> None:
     times = outcome.facts["times"]
     print(  # noqa: T201
         f"{head}: nDCG@10 {_quality(outcome.facts)}, {times['total']:.0f} s "
-        f"({times['train']:.0f} training); {_clock(seconds / number * (total - number))} left",
+        f"({times['train']:.0f} training); {clock(seconds / number * (total - number))} left",
         flush=True,
     )
 
@@ -155,9 +156,3 @@ def _quality(facts: dict[str, Any]) -> str:
 def tables(out: Path) -> None:
     """Write the tables and say where."""
     print(f"results: {collect(out)}")  # noqa: T201
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -49,3 +49,14 @@ def marked(text: str) -> str:
 def linked(text: str, path: str) -> str:
     """`text` as a link to a file, which many terminals open on a click (OSC 8)."""
     return f"\x1b]8;;{Path(path).resolve().as_uri()}\x1b\\{text}\x1b]8;;\x1b\\"
+
+
+def clock(seconds: float) -> str:
+    """A time in words.
+
+    >>> clock(80), clock(600), clock(9000)
+    ('80 s', '10 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

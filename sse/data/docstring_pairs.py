@@ -94,7 +94,11 @@ def extract(packages: dict[str, Package], progress: bool) -> list[tuple[str, str
     gc.disable()
     try:
         bar = tqdm(
-            files, desc="reading docstrings", unit=" files", disable=not progress, mininterval=1.0
+            files,
+            desc="reading docstrings",
+            unit=" files",
+            disable=None if progress else True,
+            mininterval=1.0,
         )
         for package, path in bar:
             for summary, body in _pairs(path):

@@ -138,7 +138,7 @@ class _Build:
                     desc=f"tokenising {self.pair_set.name}",
                     unit=" rows",
                     unit_scale=True,
-                    disable=not progress,
+                    disable=None if progress else True,
                 )
             )
             recorded = record["rows"]

@@ -101,7 +101,7 @@ class Encoder:
             dim: the first `dim` dimensions; by default the encoder's `dim`.
             normalize: scale each vector to length 1, after the cut to `dim`.
             batch_size: texts per batch at most; a short list makes smaller ones for all cores.
-            progress: show a bar.
+            progress: show a bar on a terminal.
             prompt_name: the model's prompt to put before each text, such as "query".
             precision: float32; int8, each vector scaled by its largest component; binary, the signs
                 packed into (n, dim / 8) uint8.
@@ -122,7 +122,7 @@ class Encoder:
         if progress:
             from tqdm.auto import tqdm  # slow to import
 
-            bar = tqdm(total=total, desc="encoding", unit=" texts", unit_scale=True)
+            bar = tqdm(total=total, desc="encoding", unit=" texts", unit_scale=True, disable=None)
             parts = counted(parts, bar)
         if total is None:
             return np.concatenate([out, *parts])

@@ -83,7 +83,7 @@ def regress(
     total, draw = epochs * -(-len(rows) // batch_size), np.random.default_rng(seed)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total)
     losses = []
-    with tqdm(total=total, desc="regression", unit=" steps") as bar:
+    with tqdm(total=total, desc="regression", unit=" steps", disable=None) as bar:
         for _ in range(epochs):
             order, sums = draw.permutation(rows), 0.0
             for start in range(0, len(order), batch_size):

@@ -103,7 +103,7 @@ def _batches(inputs: list[list[int]]) -> Iterator[list[int]]:
         if ids:
             by_length.setdefault(len(ids), []).append(row)
     total = sum(map(len, by_length.values()))
-    with tqdm(total=total, desc="tokens through the teacher", unit=" tokens") as bar:
+    with tqdm(total=total, desc="tokens through the teacher", unit=" tokens", disable=None) as bar:
         for length, rows in sorted(by_length.items()):
             size = max(1, POSITIONS // length)
             for start in range(0, len(rows), size):

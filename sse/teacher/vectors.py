@@ -46,7 +46,9 @@ def teacher_vectors(folder: Path, texts: Sequence[str], cache: Path) -> NDArray[
 def _append(path: Path, record: dict[str, int], folder: Path, texts: Sequence[str]) -> None:
     """Compute the vectors that the record lacks."""
     model = _load(folder)
-    bar = tqdm(total=len(texts), initial=record["rows"], desc="teacher", unit=" texts")
+    bar = tqdm(
+        total=len(texts), initial=record["rows"], desc="teacher", unit=" texts", disable=None
+    )
     with bar, open(path / "vectors", "ab") as file:
         file.truncate(4 * record["rows"] * record["width"])  # what a killed run wrote besides
         while record["rows"] < len(texts):

@@ -40,7 +40,7 @@ def grow(
         most: so many words at most; each occurs at least `MIN_COUNT` times. Of words equally
             frequent, the first in the order of code points are taken.
         total: how many texts there are, for the bar.
-        progress: show a bar.
+        progress: show a bar on a terminal.
 
     Raises:
         UserError: a tokenizer of another kind, or texts without a single word.
@@ -139,5 +139,9 @@ def _bar(total: int | None, progress: bool) -> Any:
     from tqdm.auto import tqdm  # slow to import, and encoding needs none
 
     return tqdm(
-        total=total, desc="counting words", unit=" texts", unit_scale=True, disable=not progress
+        total=total,
+        desc="counting words",
+        unit=" texts",
+        unit_scale=True,
+        disable=None if progress else True,
     )

@@ -192,7 +192,7 @@ def train_tokenizer(
         vocab_size: the largest vocabulary; small corpora give a smaller one.
         max_tokens: see `TextTokenizer`.
         max_characters: where to stop reading.
-        progress: show a bar.
+        progress: show a bar on a terminal.
 
     Raises:
         UserError: no text to train on, or a vocabulary smaller than its alphabet.
@@ -220,7 +220,9 @@ def train_tokenizer(
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    bar = tqdm(sample, desc="training the tokenizer", unit=" texts", disable=not progress)
+    bar = tqdm(
+        sample, desc="training the tokenizer", unit=" texts", disable=None if progress else True
+    )
     learner.train_from_iterator(bar, trainer)
     # A new Tokenizer does not have those letters as special tokens: "##a" in a text is no token.
     vocab = learner.get_vocab(with_added_tokens=False) or learner.get_vocab()

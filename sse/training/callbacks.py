@@ -1,4 +1,4 @@
-"""What a run shows and averages while it trains: pairs/s, the bar, the moving average."""
+"""What a run shows and averages while it trains: pairs/s, the bar or lines, the moving average."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    ProgressBar,
+    TQDMProgressBar,
+)
 
+from sse.common.terminal import clock
 from sse.training.module import logs_at
+from sse.training.processes import say
 
 
 class Throughput(Callback):
@@ -100,6 +107,54 @@ class Progress(TQDMProgressBar):
         bar = super().init_validation_tqdm()
         bar.disable = True
         return bar
+
+
+class Lines(ProgressBar):
+    """One line per evaluation and per minute, for an output that is no terminal."""
+
+    def __init__(self, throughput: Throughput, every: float = 60.0) -> None:
+        super().__init__()
+        self.throughput, self.every = throughput, every  # seconds
+
+    def enable(self) -> None:
+        """Nothing: `say` is silent on all processes but the first."""
+
+    def disable(self) -> None:
+        """Nothing, as `enable`."""
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Learn how long the run is and start the clock."""
+        self._first = trainer.global_step
+        self._total = trainer.datamodule.optimizer_steps(trainer)  # type: ignore[attr-defined]
+        self._began = self._said = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, step: int
+    ) -> None:
+        """Print a line once a minute."""
+        if time.monotonic() - self._said >= self.every:
+            self._say(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Print a line with the new scores."""
+        if not trainer.sanity_checking:
+            self._say(trainer)
+
+    def _say(self, trainer: L.Trainer) -> None:
+        step, self._said = trainer.global_step, time.monotonic()
+        endless = self._total < 1
+        parts = [f"step {step:,}" + ("" if endless else f" of {self._total:,}")]
+        logged = trainer.callback_metrics
+        if "train/loss" in logged:
+            parts.append(f"loss {float(logged['train/loss']):.3f}")
+        for name, value in logged.items():
+            if name.startswith("val/ndcg@10_"):
+                parts.append(f"nDCG@10 {float(value):.3f} ({name.removeprefix('val/ndcg@10_')})")
+        parts.append(f"{self.throughput.rate:,.0f} pairs/s")
+        if not endless and step > self._first:
+            pace = (self._said - self._began) / (step - self._first)
+            parts.append(f"{clock(pace * (self._total - step))} left")
+        say(", ".join(parts))
 
 
 class MovingAverage(EMAWeightAveraging):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from sse.common.errors import UserError
 from sse.data.datamodule import SSEDataModule
 from sse.training import processes
-from sse.training.callbacks import MovingAverage, Progress, Throughput
+from sse.training.callbacks import Lines, MovingAverage, Progress, Throughput
 from sse.training.checkpoints import LastCheckpoint, WholeCheckpoints
 from sse.training.diagnostics.callback import Diagnostics
 from sse.training.module import SSEModule
@@ -98,7 +99,7 @@ def _callbacks(options: Options, folder: Path, monitor: str | None) -> list[Call
         own.append(Diagnostics(folder / "diagnostics.parquet", config.diagnostics))
     own += [Neighbours(), throughput := Throughput()]
     if config.trainer.enable_progress_bar is not False:
-        own.append(Progress(throughput))
+        own.append((Progress if sys.stdout.isatty() else Lines)(throughput))
     if config.ema:
         own.append(MovingAverage(decay=config.ema))
     if monitor:
