@@ -43,8 +43,8 @@ def export(parser: argparse.ArgumentParser) -> Run:
     """Declare the options of `sse export`."""
     parser.description = (
         "Write a model in another form: a folder for sentence-transformers (extra `train`),\n"
-        "a folder with smaller rows for this package, a folder for another library, or an ONNX\n"
-        "file (extra `onnx`)."
+        "a folder with smaller rows for this package, a folder for another library or for a web\n"
+        "server, or an ONNX file (extra `onnx`)."
     )
     parser.epilog = (
         "examples:\n"
@@ -52,13 +52,16 @@ def export(parser: argparse.ArgumentParser) -> Run:
         "  sse export model small --rows int8 --dim 256\n"
         "  sse export model model.onnx\n"
         "  sse export model for-model2vec --to model2vec\n"
+        "  sse export model site --to web --rows int4 --dim 256 --texts notes/\n"
     )
     add = parser.add_argument
     add("model", metavar="DIR")
     add("target", metavar="OUT", help="a new folder, or a file ending in .onnx")
-    add("--to", choices=["model2vec"], help="write the folder of another library")
-    add("--rows", choices=ROW_KINDS, default="float32", help="how the table is stored")
+    add("--to", choices=["model2vec", "web"], help="the folder of another library, or a web page")
+    add("--rows", choices=ROW_KINDS, help="how the table is stored (default: float32; web: int8)")
     add("--dim", type=whole(1), help="first dimensions only (Matryoshka)")
+    add("--texts", metavar="PATH", help="what the web page searches: a file of texts, or a folder")
+    add("--column", help="column of --texts (default: text, or the only one)")
     add("--force", action="store_true", help="replace OUT if it is an ONNX file or a model folder")
     add("--json", action="store_true", help="the summary as JSON")
     return _export
@@ -67,29 +70,7 @@ def export(parser: argparse.ArgumentParser) -> Run:
 def _export(args: argparse.Namespace) -> None:
     """Write the model in the form that OUT and `--rows` name."""
     target = Path(args.target)
-    notes: list[str] = []
-    if target.suffix == ".onnx":
-        from sse.model.convert.onnx import export_onnx
-        from sse.serving.vector_files import check_target
-
-        check_target(target, args.force)
-        if args.to:
-            raise UserError(f"--to {args.to}: {target} names an ONNX file; give a folder")
-        if args.rows != "float32":
-            raise UserError(f"--rows {args.rows}: an ONNX file holds float32 rows")
-        export_onnx(args.model, target, args.dim)
-    elif target.is_dir() and any(target.iterdir()) and not args.force:
-        raise UserError(f"{target} exists: give a new folder, or --force to replace a model folder")
-    elif args.to == "model2vec":
-        from sse.model.convert.model2vec import write_model2vec
-
-        notes = write_model2vec(args.model, target, args.rows, args.dim)
-    elif args.rows != "float32":
-        from sse.model.quantise import write_compact
-
-        write_compact(args.model, target, args.rows, args.dim)
-    else:
-        _portable(args.model, target, args.dim)
+    notes = _write(args, target)
     files = [target] if target.is_file() else [f for f in target.rglob("*") if f.is_file()]
     size = sum(file.stat().st_size for file in files)
     if args.json:
@@ -98,6 +79,40 @@ def _export(args: argparse.Namespace) -> None:
     else:
         sys.stdout.write(f"{target}: {size / 2**20:,.1f} MiB\n")
         sys.stdout.writelines(f"note: {note}\n" for note in notes)
+
+
+def _write(args: argparse.Namespace, target: Path) -> list[str]:
+    """Write to `target`; return what there is to say of it."""
+    rows = args.rows or ("int8" if args.to == "web" else "float32")
+    if args.texts and args.to != "web":
+        raise UserError(f"--texts {args.texts}: only a web page holds texts; give --to web")
+    if target.suffix == ".onnx":
+        from sse.model.convert.onnx import export_onnx
+        from sse.serving.vector_files import check_target
+
+        check_target(target, args.force)
+        if args.to:
+            raise UserError(f"--to {args.to}: {target} names an ONNX file; give a folder")
+        if rows != "float32":
+            raise UserError(f"--rows {rows}: an ONNX file holds float32 rows")
+        export_onnx(args.model, target, args.dim)
+    elif target.is_dir() and any(target.iterdir()) and not args.force:
+        raise UserError(f"{target} exists: give a new folder, or --force to replace a model folder")
+    elif args.to == "web":
+        from sse.web.export import write_web
+
+        return write_web(args.model, target, rows, args.dim, args.texts, args.column)
+    elif args.to == "model2vec":
+        from sse.model.convert.model2vec import write_model2vec
+
+        return write_model2vec(args.model, target, rows, args.dim)
+    elif rows != "float32":
+        from sse.model.quantise import write_compact
+
+        write_compact(args.model, target, rows, args.dim)
+    else:
+        _portable(args.model, target, args.dim)
+    return []
 
 
 def _portable(source: str, target: Path, dim: int | None) -> None:

@@ -38,6 +38,9 @@ for room in ("common", "text", "serving", "model"):
             print(importlib.import_module(f"sse.{room}.{module.name}").__name__)
 """
 
+CODE = {".py", ".typed", ".so", ".pyd"}
+PAGES = {".html", ".css", ".js", ".mjs"}
+
 pytestmark = pytest.mark.slow
 
 
@@ -109,7 +112,7 @@ def test_the_wheel_holds_the_library_and_nothing_else(wheel):
     names = [Path(name) for name in zipfile.ZipFile(wheel).namelist()]
     inside = [name for name in names if not name.parts[0].endswith(".dist-info")]
     assert {name.parts[0] for name in inside} == {"sse", "sse_kernels"}
-    assert {name.suffix for name in inside} <= {".py", ".typed", ".so", ".pyd"}
+    assert {name.suffix for name in inside} <= CODE | PAGES
 
 
 def test_the_core_encodes_what_this_environment_does(core, folder, tmp_path):
@@ -117,6 +120,12 @@ def test_the_core_encodes_what_this_environment_does(core, folder, tmp_path):
     theirs, file = vectors(core / "python", folder, tmp_path / "vectors.npy")
     assert not file.is_relative_to(ROOT)
     np.testing.assert_allclose(theirs, mine, rtol=0, atol=0 if table._table else 1e-6)
+
+
+def test_the_core_writes_a_web_page(core, folder, tmp_path):
+    run(core / "sse", "export", folder, tmp_path / "site", "--to", "web")
+    names = {path.name for path in (tmp_path / "site").iterdir()}
+    assert names == {"index.html", "sse.mjs", "passages.json", "model"}
 
 
 def test_without_a_compiler_the_package_builds_and_encodes(built, core, folder, tmp_path):
