@@ -92,9 +92,10 @@ def _target(name: str) -> Iterator[list[Any]]:
 
 
 def _kernels() -> list[Any]:
-    from sse_kernels import bag_kernels, contrastive_bf16_kernels, contrastive_kernels
+    from sse_kernels import bag_kernels
+    from sse_kernels.contrastive import bf16_kernels, tiles_kernels
 
-    modules = (bag_kernels, contrastive_bf16_kernels, contrastive_kernels)
+    modules = (bag_kernels, bf16_kernels, tiles_kernels)
     return [v for m in modules for v in vars(m).values() if isinstance(v, triton.JITFunction)]
 
 

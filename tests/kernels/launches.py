@@ -12,7 +12,8 @@ from types import ModuleType
 
 import torch
 import triton
-from sse_kernels import bag_triton, contrastive, contrastive_bf16, contrastive_triton
+from sse_kernels import bag_triton
+from sse_kernels.contrastive import bf16, op, tiles
 from sse_kernels.plan import build_plan
 
 from tests.kernels.fake_gpu import TARGETS, compiled
@@ -54,24 +55,22 @@ def loss_step(
     """Forward and backward of 1,024 pairs of 512 columns with the published dims."""
     query, documents = (torch.zeros(1024, 512, requires_grad=True) for _ in range(2))
     weights = (1.0,) * 5
-    spec = contrastive._Spec(
-        contrastive_bf16.BOUNDS, weights, 20.0, symmetric, 0, smoothing, precision
-    )
+    spec = op._Spec(bf16.BOUNDS, weights, 20.0, symmetric, 0, smoothing, precision)
     texts = torch.arange(1024)
-    ids = contrastive._id_lines(texts, texts, 0, 1024) if mask else (None, None)
-    contrastive._Contrastive.apply(query, documents, *ids, spec, module).backward()
+    ids = op._id_lines(texts, texts, 0, 1024) if mask else (None, None)
+    op._Contrastive.apply(query, documents, *ids, spec, module).backward()
 
 
 def bf16_loss(variant: str) -> Callable[[], None]:
     """The loss's bfloat16 kernels in a variant of `LOSSES`."""
-    return partial(loss_step, contrastive_bf16, "bf16", **LOSSES[variant])
+    return partial(loss_step, bf16, "bf16", **LOSSES[variant])
 
 
 def main() -> None:
     """Print the reports as a table."""
     sys.stdout.write(f"triton {triton.__version__}, D 512\n")
     calls = {f"bag {str(d)[6:]}": partial(bag_step, d) for d in DTYPES}
-    calls |= {f"loss {p}": partial(loss_step, contrastive_triton, p) for p in ("ieee", "tf32")}
+    calls |= {f"loss {p}": partial(loss_step, tiles, p) for p in ("ieee", "tf32")}
     calls |= {f"loss bf16 {v}": bf16_loss(v) for v in LOSSES}
     for target in TARGETS:
         for name, call in calls.items():

@@ -12,8 +12,8 @@ from tests.helpers.kernels_cases import assert_same, poison
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("runs in test_aot.py's own process", allow_module_level=True)
 
-from sse_kernels import contrastive_triton as contrastive_gpu
 from sse_kernels import matryoshka_contrastive
+from sse_kernels.contrastive import tiles as contrastive_gpu
 
 PUBLISHED = [512, 256, 128, 64, 32]
 

@@ -1,4 +1,4 @@
-"""Launches of the contrastive loss's kernels; `contrastive.py` imports it on first use."""
+"""Launches of the contrastive loss's kernels; `op.py` imports it on first use."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 import triton
 from torch import Tensor
 
-from sse_kernels import contrastive_kernels as kernels
 from sse_kernels.bag_aten import accumulator
 from sse_kernels.bag_triton import _device_of, _tl
+from sse_kernels.contrastive import tiles_kernels as kernels
 
 INTERPRETED = not isinstance(kernels.contrastive_lse, triton.JITFunction)
 PROGRAMS = 512  # wanted of the forward kernel: a few for each multiprocessor

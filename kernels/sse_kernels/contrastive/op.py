@@ -211,8 +211,8 @@ def _products(query: Tensor, bounds: tuple[int, ...], scale: float, precision: P
 def _launches(query: Tensor, precision: str) -> ModuleType:
     if not has_triton():
         raise ImportError("matryoshka_contrastive needs Triton: pip install triton (CUDA or ROCm)")
-    name = "bf16" if precision == "bf16" else "triton"
-    module = importlib.import_module(f"sse_kernels.contrastive_{name}")
+    name = "bf16" if precision == "bf16" else "tiles"
+    module = importlib.import_module(f"sse_kernels.contrastive.{name}")
     if query.device.type == "cpu" and not module.INTERPRETED:
         raise ValueError("matryoshka_contrastive on CPU tensors: set TRITON_INTERPRET=1 before")
     return module

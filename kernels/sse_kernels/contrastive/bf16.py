@@ -1,4 +1,4 @@
-"""Launches of `contrastive_bf16_kernels`: the functions of `contrastive_triton`, same meaning.
+"""Launches of `bf16_kernels`: the functions of `tiles`, same meaning.
 
 Vectors of any float dtype are rounded to bfloat16 once, and their norms are those of the rounded.
 """
@@ -15,10 +15,10 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from sse_kernels import contrastive_bf16_kernels as kernels
 from sse_kernels.bag_triton import _device_of
-from sse_kernels.contrastive_bf16_kernels import BOUNDS
-from sse_kernels.contrastive_triton import INTERPRETED, NORM_FLOOR, Softmax, Target
+from sse_kernels.contrastive import bf16_kernels as kernels
+from sse_kernels.contrastive.bf16_kernels import BOUNDS
+from sse_kernels.contrastive.tiles import INTERPRETED, NORM_FLOOR, Softmax, Target
 
 LOG2E = math.log2(math.e)
 MAX_SCALE = 40.0  # exp2(-2 scale log2 e), the least term, is then still a normal float32
@@ -34,7 +34,7 @@ LOW = {"BM": 64, "BN": 16, "STAGES": 1, "num_warps": 4}
 
 
 class Side(NamedTuple):
-    """The queries, or the documents, as `contrastive_triton.Side`; x is rounded to `OPERAND`."""
+    """The queries, or the documents, as `tiles.Side`; x is rounded to `OPERAND`."""
 
     x: Tensor
     inverse: Tensor

@@ -1,6 +1,6 @@
 """The contrastive loss for tensor cores that read bfloat16: sums in float32, logits in base 2.
 
-`contrastive.py` has the derivation. Against `contrastive_kernels.py`:
+`op.py` has the derivation. Against `tiles_kernels.py`:
 
 - The softmax has a fixed shift, since no logit exceeds `scale`: exp2(logit - scale log2 e) neither
   overflows nor, up to a scale of 40, underflows. So no running maximum.
@@ -18,7 +18,7 @@ The prefixes are those of `BOUNDS`.
 import triton
 import triton.language as tl
 
-from sse_kernels.contrastive_kernels import _pairs
+from sse_kernels.contrastive.tiles_kernels import _pairs
 
 BOUNDS = (0, 32, 64, 128, 256, 512)  # the column blocks, between the dims
 

@@ -1,4 +1,4 @@
-"""The Triton kernels of the Matryoshka contrastive loss; `contrastive.py` has the derivation.
+"""The Triton kernels of the Matryoshka contrastive loss; `op.py` has the derivation.
 
 Both walk tiles of the logits, S_k = G_k * inverse_x * inverse_y. G_k, the Gram matrix of the first
 k column blocks, is a running sum in registers. No tile is stored: the kernels write one vector per
