@@ -50,7 +50,7 @@ def export(parser: argparse.ArgumentParser) -> Run:
         "examples:\n"
         "  sse export published-model portable\n"
         "  sse export model small --rows int8 --dim 256\n"
-        "  sse export model model.onnx\n"
+        "  sse export model model.onnx --rows int8\n"
         "  sse export model for-model2vec --to model2vec\n"
         "  sse export model site --to web --rows int4 --dim 256 --texts notes/\n"
     )
@@ -93,9 +93,7 @@ def _write(args: argparse.Namespace, target: Path) -> list[str]:
         check_target(target, args.force)
         if args.to:
             raise UserError(f"--to {args.to}: {target} names an ONNX file; give a folder")
-        if rows != "float32":
-            raise UserError(f"--rows {rows}: an ONNX file holds float32 rows")
-        export_onnx(args.model, target, args.dim)
+        export_onnx(args.model, target, args.dim, rows)
     elif target.is_dir() and any(target.iterdir()) and not args.force:
         raise UserError(f"{target} exists: give a new folder, or --force to replace a model folder")
     elif args.to == "web":

@@ -146,7 +146,7 @@ BAD_COMMANDS = [
     (["info", "nothing"], "nothing is no folder"),
     (["export", "MODEL", "."], "exists"),
     (["export", "MODEL", "new", "--rows", "int8", "--dim", "0"], "--dim: 0: give at least 1"),
-    (["export", "MODEL", "m.onnx", "--rows", "int8"], "float32 rows"),
+    (["export", "MODEL", "m.onnx", "--rows", "int4", "--dim", "7"], "pairs of columns"),
     (["evaluate", "nothing"], "nothing is no folder"),
     (["evaluate", "MODEL"], "nothing to evaluate on"),
     (["evaluate", "MODEL", "--beir", "nowhere"], "nowhere"),

@@ -7,6 +7,7 @@ import sse
 from sse.common.errors import UserError
 from sse.model.convert.onnx import export_onnx
 from sse.model.norm_forms import NORM_FORMS
+from sse.model.quantise import write_compact
 from sse.serving.encoder import Encoder
 from tests.helpers.tolerances import assert_within, text_vectors
 
@@ -27,7 +28,10 @@ def padded(batch):
 def run(path, batch):
     ids, mask = padded(batch)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+    vectors, repeated = session.run(None, {"input_ids": ids, "attention_mask": mask})
+    assert repeated.shape == (*ids.shape, vectors.shape[1])
+    assert (repeated == vectors[:, None]).all()
+    return vectors
 
 
 @pytest.fixture(params=NORM_FORMS)
@@ -65,10 +69,53 @@ def test_a_graph_of_fewer_dimensions_gives_the_prefix(make_model, tmp_path):
     assert_within("onnx", vectors, exact, tolerance)
 
 
+@pytest.mark.parametrize("rows", ["float16", "int8", "int4"])
+@pytest.mark.parametrize("dim", [None, 12])
+def test_smaller_rows_equal_the_same_rows_in_a_folder(make_model, tmp_path, rows, dim):
+    folder = sse.export(make_model("dyt", dim=256), tmp_path / "model")
+    path = export_onnx(folder, tmp_path / "model.onnx", dim, rows)
+    model = Encoder(write_compact(folder, tmp_path / "small", rows, dim))
+    for texts in (TEXTS, [""], TEXTS[:1]):
+        vectors = run(path, model.tokenizer.encode(texts))
+        expected = model.encode(texts, normalize=False)
+        np.testing.assert_allclose(vectors, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows, steps", [("int8", 254), ("int4", 15)])
+def test_smaller_rows_are_within_their_own_error(make_model, tmp_path, rows, steps):
+    folder = sse.export(make_model("none", dim=256), tmp_path / "model")
+    path = export_onnx(folder, tmp_path / "model.onnx", rows=rows)
+    model = Encoder(folder)
+    vectors = run(path, model.tokenizer.encode(TEXTS))
+    error = np.abs(vectors - model.encode(TEXTS, normalize=False)).max()
+    assert 0 < error <= np.abs(model.table.rows).max() / steps
+    whole = export_onnx(folder, tmp_path / "whole.onnx")
+    assert path.stat().st_size < whole.stat().st_size / (3 if rows == "int8" else 6)
+
+
+def test_the_file_states_its_opset_and_any_size(make_model, tmp_path):
+    folder = sse.export(make_model("dyt"), tmp_path / "model")
+    for rows in ("float32", "int4"):
+        proto = onnx.load(export_onnx(folder, tmp_path / "model.onnx", rows=rows))
+        assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 18)]
+        shapes = {
+            value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+            for value in (*proto.graph.input, *proto.graph.output)
+        }
+        assert shapes == {
+            "input_ids": ["batch", "tokens"],
+            "attention_mask": ["batch", "tokens"],
+            "sentence_embedding": ["batch", 32],
+            "last_hidden_state": ["batch", "tokens", 32],
+        }
+
+
 def test_bad_input_leaves_no_file(make_model, tmp_path):
     folder = sse.export(make_model("layernorm"), tmp_path / "model")
     with pytest.raises(UserError, match="needs all its 32 dimensions"):
         export_onnx(folder, tmp_path / "model.onnx", dim=12)
     with pytest.raises(UserError, match="no folder"):
         export_onnx(tmp_path / "nothing", tmp_path / "model.onnx")
-    assert not (tmp_path / "model.onnx").exists()
+    with pytest.raises(UserError, match="pairs of columns"):
+        export_onnx(sse.export(make_model("none"), tmp_path / "m"), tmp_path / "o.onnx", 7, "int4")
+    assert not list(tmp_path.glob("*.onnx"))
