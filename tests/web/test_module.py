@@ -21,7 +21,9 @@ from sse.text.tokenizer import TextTokenizer
 from tests.helpers.tolerances import text_vectors
 
 NODE = shutil.which("node")
-pytestmark = pytest.mark.skipif(not NODE, reason="node is not installed")
+VERSION = subprocess.run([NODE, "--version"], capture_output=True, text=True).stdout if NODE else ""
+OLD = int(re.search(r"\d+|$", VERSION)[0] or 0) < 20
+pytestmark = pytest.mark.skipif(OLD, reason="Node 20 or newer is not installed")
 MODULE = Path(sse.__file__).parent / "web/page/sse.mjs"
 TEXTS = [*HOSTILE, "red circle", "a \ud800 half of a pair", "large blue square. " * 50]
 
