@@ -1,10 +1,7 @@
 """The page of `sse export --to web` in a headless Chromium."""
 
-import functools
-import http.server
 import json
 import shutil
-import threading
 
 import numpy as np
 import pytest
@@ -16,32 +13,17 @@ from sse.model.quantise import write_compact
 from sse.serving.encoder import Encoder
 from sse.text.tokenizer import TextTokenizer
 from sse.web.export import write_web
+from tests.helpers.browser import chromium, served
 from tests.helpers.samples import sentences
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium on the PATH"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.slow
 PASSAGES = [*sentences(400), "<script>document.title = 'owned'</script> a red text"]
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder without a log."""
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -55,20 +37,16 @@ def site(make_model, tmp_path):
 @pytest.fixture
 def opened(browser, site):
     """The function that opens the page of `site`, served."""
-    handler = functools.partial(Quiet, directory=site)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     page = browser.new_page()
     page.set_default_timeout(60_000)
+    with served(site) as address:
 
-    def open_page():
-        page.goto(f"http://127.0.0.1:{server.server_port}/")
-        return page
+        def open_page():
+            page.goto(address)
+            return page
 
-    yield open_page
-    page.close()
-    server.shutdown()
-    server.server_close()
+        yield open_page
+        page.close()
 
 
 def error_of(page):
