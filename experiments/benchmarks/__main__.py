@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def docstrings(folder: Path) -> tuple[list[str], str]:
     """The pairs and the tokenizer of a run without options, as files."""
-    from sse.data.docstring_pairs import embedded_pairs
+    from sse.data.made.docstring_pairs import embedded_pairs
     from sse.text.tokenizer import train_tokenizer
 
     pairs = embedded_pairs(say=harness.say, progress=False)

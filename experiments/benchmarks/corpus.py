@@ -108,7 +108,7 @@ def measure(args: Any, work: Path) -> dict[str, Any]:
 
 def texts_of(count: int) -> list[str]:
     """Texts of 40 to 89 words cut out of the installed packages' docstrings, all different."""
-    from sse.data.docstring_pairs import embedded_pairs
+    from sse.data.made.docstring_pairs import embedded_pairs
 
     pairs = embedded_pairs(say=harness.say, progress=False)
     words = " ".join(pairs.texts("positive")).split()

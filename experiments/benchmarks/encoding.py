@@ -90,7 +90,7 @@ def texts_of(args: argparse.Namespace) -> tuple[list[str], list[str]]:
         return both[0], both[1]
     if args.texts or args.queries:
         raise UserError("--texts and --queries go together")
-    from sse.data.docstring_pairs import embedded_pairs
+    from sse.data.made.docstring_pairs import embedded_pairs
 
     pairs = embedded_pairs(say=harness.say, progress=False)
     return list(pairs.texts("positive")), list(pairs.texts("anchor"))

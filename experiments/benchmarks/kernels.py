@@ -32,7 +32,7 @@ from torch import Tensor
 
 from experiments.benchmarks import harness
 from sse.common.errors import one_line
-from sse.training.allocator import keep_freed_memory
+from sse.training.host.allocator import keep_freed_memory
 
 PASSES = ("forward", "backward", "both")
 QUICK = {"bags": [512], "lengths": [16, 64], "dtypes": ["float32"], "rounds": 9}

@@ -105,7 +105,7 @@ def measure(options: argparse.Namespace) -> Measured | None:
     from sse.data.datamodule import SSEDataModule
     from sse.training import column_parallel
     from sse.training import processes as distributed
-    from sse.training.allocator import keep_freed_memory
+    from sse.training.host.allocator import keep_freed_memory
     from sse.training.module import SSEModule, own_rows
 
     keep_freed_memory()

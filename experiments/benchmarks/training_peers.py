@@ -23,10 +23,10 @@ from sse.data.pair_set import load_sets
 from sse.loss.matryoshka import matryoshka_loss
 from sse.model.norms import SeparableDyT
 from sse.text.tokenizer import load_tokenizer
-from sse.training.allocator import keep_freed_memory
 from sse.training.callbacks import Progress, Throughput
+from sse.training.host.allocator import keep_freed_memory
+from sse.training.host.neighbours import Neighbours, take_cores
 from sse.training.module import PUBLISHED_DIMS, SSEModule
-from sse.training.neighbours import Neighbours, take_cores
 
 if TYPE_CHECKING:
     from experiments.benchmarks.training import Size

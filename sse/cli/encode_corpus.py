@@ -27,11 +27,11 @@ from sse.common.errors import MissingExtra, Stopped, UserError, one_line
 from sse.common.hub import model_folder
 from sse.common.machine import cores
 from sse.common.ranges import whole
-from sse.common.ray_session import ray_session
 from sse.common.signals import interrupt_on_sigterm
 from sse.serving.corpus_batches import find_columns
 from sse.serving.corpus_files import Shard, find_files
 from sse.serving.encoder import Encoder
+from sse.serving.ray_session import ray_session
 from sse.serving.ray_workers import write_shards
 from sse.serving.shards import REJECTED, SHARD_PRECISIONS, Job, Store, shard_name, shards_to_write
 

@@ -24,8 +24,8 @@ import numpy as np
 from sse.common.digests import is_whole, write_digest
 from sse.common.files import expanded
 from sse.data.batch_plan import Rows
-from sse.data.docstring_pairs import embedded_pairs
-from sse.data.document_pairs import document_pairs
+from sse.data.made.docstring_pairs import embedded_pairs
+from sse.data.made.document_pairs import document_pairs
 from sse.data.pair_set import PairSet, load_sets
 from sse.data.skip_rows import BadRows
 from sse.data.split import choose, hold_out, one_of_each, train_rows

@@ -12,7 +12,7 @@ from typing import Any
 
 from sse.common.errors import UserError
 from sse.common.machine import cores
-from sse.common.ray_session import ray_session
+from sse.serving.ray_session import ray_session
 from sse.sweeps.grid import Trial
 from sse.sweeps.results import DONE
 from sse.sweeps.trials import ATTEMPTS, Outcome, fail, run_trial

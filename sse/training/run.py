@@ -36,12 +36,12 @@ from sse.evaluation.results import Result, at_chance
 from sse.model.export import export
 from sse.model.load import SSEModel
 from sse.training import processes
-from sse.training.allocator import keep_freed_memory
 from sse.training.callbacks import Throughput
 from sse.training.checkpoints import LastCheckpoint
 from sse.training.facts import card, order_of
+from sse.training.host.allocator import keep_freed_memory
+from sse.training.host.neighbours import Neighbours, take_cores
 from sse.training.module import SSEModule
-from sse.training.neighbours import Neighbours, take_cores
 from sse.training.options import Options, check, option_names, parse
 from sse.training.processes import say
 from sse.training.resume import check_checkpoint, find_checkpoint, flat, run_folder

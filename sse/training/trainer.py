@@ -17,8 +17,8 @@ from sse.training import processes
 from sse.training.callbacks import Lines, MovingAverage, Progress, Throughput
 from sse.training.checkpoints import LastCheckpoint, WholeCheckpoints
 from sse.training.diagnostics.callback import Diagnostics
+from sse.training.host.neighbours import Neighbours
 from sse.training.module import SSEModule
-from sse.training.neighbours import Neighbours
 from sse.training.options import TRAINER_DEFAULTS, Options, not_started
 from sse.training.processes import say
 from sse.training.resume import log_version

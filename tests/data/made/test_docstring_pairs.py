@@ -5,9 +5,9 @@ import textwrap
 
 import pytest
 
-from sse.data import docstring_pairs as corpus
-from sse.data.docstring_pairs import Package, embedded_pairs, extract
-from sse.data.docstring_text import clean
+from sse.data.made import docstring_pairs as corpus
+from sse.data.made.docstring_pairs import Package, embedded_pairs, extract
+from sse.data.made.docstring_text import clean
 
 BODY = "The handle is kept open until the last reader has gone away, and then it is closed."
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sse.common.errors import UserError
-from sse.data.document_pairs import document_pairs
+from sse.data.made.document_pairs import document_pairs
 from sse.data.split import hold_out, one_of_each
 
 

@@ -13,8 +13,8 @@ from sse.loss.matryoshka import matryoshka_loss
 from sse.model.model import SSE
 from sse.model.norms import NORMS
 from sse.text.tokenizer import train_tokenizer
-from sse.training import neighbours
-from sse.training.neighbours import LIMIT, PAUSES, WINDOW, Neighbours, take_cores, waited
+from sse.training.host import neighbours
+from sse.training.host.neighbours import LIMIT, PAUSES, WINDOW, Neighbours, take_cores, waited
 from sse.training.optimizer import make_optimizer
 from tests.helpers.samples import sentences
 

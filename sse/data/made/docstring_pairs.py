@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from sse.common.digests import is_whole, write_digest
 from sse.common.files import atomic_file
 from sse.data.columns import Column
-from sse.data.docstring_text import bare, clean
+from sse.data.made.docstring_text import bare, clean
 from sse.data.pair_set import PairSet, make_pair_set
 
 PROJECT = "stable-static-embedding"

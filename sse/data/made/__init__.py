@@ -1,0 +1,1 @@
+"""Pairs made of texts that have none: docstrings, documents without labels."""
