@@ -1,5 +1,6 @@
 """The JavaScript module in Node gives the ids of Hugging Face and the vectors of `Encoder`."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -30,9 +31,14 @@ TEXTS = [*HOSTILE, "red circle", "a \ud800 half of a pair", "large blue square. 
 
 def run(folder, texts, **options):
     request = {"module": str(MODULE), "folder": str(folder), "texts": texts, "options": options}
+    return node("run.mjs", request)
+
+
+def node(script, request):
+    """What a script of this folder answers."""
     done = subprocess.run(
-        [NODE, Path(__file__).parent / "run.mjs"],
-        input=json.dumps(request), capture_output=True, text=True, timeout=60,
+        [NODE, Path(__file__).parent / script],
+        input=json.dumps(request), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -70,6 +76,20 @@ def test_ids_equal_hugging_faces_on_hostile_texts(tokenizer, make_model, tmp_pat
     assert len(ids) == len(texts)
     for text, row, theirs in zip(texts, range(len(texts)), ids, strict=True):
         assert theirs == batch[row].tolist(), ascii(text)
+
+
+@pytest.mark.slow
+def test_words_equal_hugging_faces_for_each_letter_of_unicode(tokenizer):
+    own, block = tokenizer.tokenizer, 0x1000
+    request = {"module": str(MODULE), "spec": json.loads(own.to_str()), "block": block}
+    hashes = node("words.mjs", request)
+    for first, theirs in zip(range(0, 0x110000, block), hashes, strict=True):
+        letters = [chr(c) for c in range(first, first + block) if not 0xD800 <= c < 0xE000]
+        text = " ".join(f"a{c}b {c}\u0301{c}\u0323{c}Z" for c in letters)
+        normal = own.normalizer.normalize_str(text)
+        words = [word for word, _ in own.pre_tokenizer.pre_tokenize_str(normal)]
+        ours = hashlib.sha256("\n".join(words).encode()).hexdigest()
+        assert theirs == ours, f"from U+{first:04X}"
 
 
 @pytest.mark.parametrize("norm", NORM_FORMS)
