@@ -136,7 +136,7 @@ export class Encoder {
   /** Read the model folder `place`; `read(name)` returns the bytes of one of its files. */
   static async load(place, read = reader(place)) {
     const config = json(await read("sse_config.json"), "sse_config.json");
-    if (config.format !== 1 || !config.rows || !config.digests)
+    if (config?.format !== 1 || !config.rows || !config.digests)
       throw new Error("sse_config.json: not of this module's format: write the folder with sse export --to web");
     const file = async (name) => checked(await read(name), name, config.digests[name]);
     const prompts = "config_sentence_transformers.json";
