@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, one_of
 from sse.evaluation.metrics import METRICS
 from sse.sweeps.results import HELD_OUT
 
@@ -37,7 +37,7 @@ def select(
     """
     if metric not in METRICS or metric not in table:
         known = [name for name in METRICS if name in table]
-        raise UserError(f"unknown metric {metric!r}: choose one of {', '.join(known)}")
+        raise UserError(f"unknown metric {metric!r}: {one_of(metric, known)}")
     for option in [*options, SEED]:
         if option not in table:
             raise UserError(f"no option {option!r} in the results; {_varied(table)}")
@@ -87,9 +87,7 @@ def level(text: str, levels: Iterable[Any], option: str) -> Any:
         with_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if with_number and _number(text) == value:
             return value
-    raise UserError(
-        f"{option} has no level {text!r} in the results: choose one of {', '.join(known)}"
-    )
+    raise UserError(f"{option} has no level {text!r} in the results: {one_of(text, known)}")
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from sse.analysis.comparison import compare, summarise
 from sse.analysis.comparison_table import by_collection, details, to_markdown
 from sse.analysis.selection import pair
-from sse.common.arguments import Parser
+from sse.common.arguments import Parser, program
 from sse.common.errors import UserError, one_line
 from sse.sweeps.results import expected, read_results
 
@@ -26,7 +26,7 @@ and why, stands in sse/analysis/statistics.py."""
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = Parser(prog="compare.py", description=DESCRIPTION)
+    made = Parser(prog=program("compare"), description=DESCRIPTION)
     add = made.add_argument
     add("out", help="the sweep's folder, with results.parquet")
     add("--by", required=True, help="the option to compare, such as model.norm")

@@ -14,12 +14,12 @@ from importlib import import_module
 
 from sse.cli.options import Run, option_names
 from sse.common.arguments import Parser
-from sse.common.errors import UserError, one_line, script_imports
+from sse.common.errors import UserError, one_line, one_of, script_imports
 from sse.common.signals import stopped_by_signals
 from sse.common.version import __version__
 
 COMMANDS = {
-    "train": ("sse.cli.model", "train a model (extra `train`)"),
+    "train": ("sse.training.run", "train a model (extra `train`)"),
     "encode": ("sse.cli.encode", "from a file of texts to a file of vectors"),
     "evaluate": ("sse.cli.model", "retrieval quality of a model on collections (extra `train`)"),
     "export": ("sse.cli.model", "write a model as a portable folder, a smaller one or ONNX"),
@@ -28,8 +28,11 @@ COMMANDS = {
     "info": ("sse.cli.model", "what a model folder holds, and which tokenizer runs it"),
     "index": ("sse.cli.index", "make an index of documents, or update it (extra `search`)"),
     "search": ("sse.cli.search", "search an index by meaning and words (extra `search`)"),
+    "sweep": ("sse.cli.sweep", "train a grid of options (extra `train`)"),
+    "compare": ("sse.cli.compare", "compare a sweep's trials (extra `train`)"),
     "serve": ("sse.cli.serve", "search and embeddings over HTTP (extra `serve`)"),
 }
+OWN_OPTIONS = ("train", "sweep", "compare")  # these read their command line themselves
 EXAMPLES = """examples:
   sse encode corpus.jsonl vectors.parquet -m model
   echo "a short text" | sse encode - - -m model
@@ -47,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else "--help"
     try:
-        if name == "train":  # its options are the trainer's own
+        if name in OWN_OPTIONS:
             with script_imports():
-                from sse.training.run import run
-            return run(arguments[1:])
+                module = import_module(COMMANDS[name][0])
+            return int(module.run(arguments[1:]))
         return _command(name, arguments[1:])
     except BrokenPipeError:  # `head` has closed the pipe in `sse ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -66,7 +69,7 @@ def _command(name: str, arguments: list[str]) -> None:
         sys.stdout.write(f"sse {__version__}\n")
         return
     if name not in COMMANDS:
-        raise UserError(f"'{name}' is no command: choose one of {', '.join(COMMANDS)}")
+        raise UserError(f"'{name}' is no command: {one_of(name, COMMANDS)}")
     with stopped_by_signals():
         module = import_module(COMMANDS[name][0])
         parser = Parser(prog=f"sse {name}")

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sse.common.arguments import Parser
+from sse.common.arguments import Parser, program
 from sse.common.errors import UserError, one_line
 from sse.common.files import write_json
 from sse.common.machine import cores
@@ -38,7 +38,7 @@ Tables: OUT/results.parquet, OUT/diagnostics.parquet (`sse.sweeps.results` says 
 
 def parser() -> argparse.ArgumentParser:
     """The options that are the sweep's own."""
-    made = Parser(prog="sweep.py", description=DESCRIPTION)
+    made = Parser(prog=program("sweep"), description=DESCRIPTION)
     add = made.add_argument
     add("--config", help="the sweep's YAML file")
     add("--out", required=True, help="folder of the sweep")

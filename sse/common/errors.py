@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -153,7 +153,7 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
             write_error(stop)
             return stop.exit_code
         except KeyboardInterrupt:
-            sys.stderr.write("error: interrupted\n")
+            write_error("interrupted")
             return 130
         except Exception as error:
             line = _system_line(error)
@@ -167,9 +167,39 @@ def one_line(main: Callable[..., Any]) -> Callable[..., int]:
 
 
 def write_error(error: object) -> None:
-    """Write one line to stderr; nothing of a file's text in it commands the terminal."""
+    """Write one line to stderr; nothing of a file's text in it commands the terminal.
+
+    On a terminal it begins below an open bar, and below the ^C of Ctrl-C.
+    """
+    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
+    below = str(error) == "interrupted" or isinstance(error, Stopped)
+    below |= any(not bar.disable for bar in bars)
+    if below and sys.stderr.isatty():
+        sys.stderr.write("\n")
     line = clean(" ".join(str(error)[:LONGEST_LINE].split()))
     sys.stderr.write(f"error: {line}{' ...' * (len(str(error)) > LONGEST_LINE)}\n")
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """A question for the nearest of `known`, to end a message with; nothing where none is near.
+
+    >>> meant("dty", ["none", "dyt"]), meant("relu", ["none", "dyt"])
+    (" (did you mean 'dyt'?)", '')
+    """
+    from difflib import get_close_matches  # only for a failure
+
+    near = get_close_matches(word, list(known), 1, 0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def one_of(value: object, choices: Iterable[str]) -> str:
+    """How to go on after a `value` that is none of the `choices`.
+
+    >>> one_of("mena", ["mean", "sum"])
+    "choose one of mean, sum (did you mean 'mean'?)"
+    """
+    known = list(choices)
+    return f"choose one of {', '.join(known)}{meant(str(value), known)}"
 
 
 def first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, one_of
 
 Rows = NDArray[np.int64]
 
@@ -110,7 +110,7 @@ def plan_epoch(
         turns = min(len(batches) for batches in per_set)
         return [Batch(s, batches[t]) for t in range(turns) for s, batches in enumerate(per_set)]
     if order != "proportional":
-        raise UserError(f"order is '{order}': choose one of {', '.join(ORDERS)}")
+        raise UserError(f"order is '{order}': {one_of(order, ORDERS)}")
     labels = np.repeat(np.arange(len(per_set)), [len(batches) for batches in per_set])
     np.random.default_rng([seed, epoch, len(per_set)]).shuffle(labels)
     iterators = [iter(batches) for batches in per_set]

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, one_of
 from sse.common.ranges import check_ranges, whole
 from sse.data.batch_plan import ORDERS, Batch, plan_epoch
 from sse.data.batches import Ahead, EpochSteps, PairBatches
@@ -96,9 +96,9 @@ class SSEDataModule(L.LightningDataModule):
         self.save_hyperparameters()
         check_ranges(SSEDataModule, self.hparams)
         if batches not in ORDERS:
-            raise UserError(f"batches is '{batches}': choose one of {', '.join(ORDERS)}")
+            raise UserError(f"batches is '{batches}': {one_of(batches, ORDERS)}")
         if device_cache not in MODES:
-            raise UserError(f"device_cache is '{device_cache}': choose one of {', '.join(MODES)}")
+            raise UserError(f"device_cache is '{device_cache}': {one_of(device_cache, MODES)}")
         if device_cache == "on" and num_workers:
             raise UserError(
                 f"num_workers is {num_workers} with `device_cache` on: batches gathered on the "

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, one_of
 
 DISTIL = ("margin_mse", "kl")
 
@@ -27,7 +27,7 @@ DISTIL = ("margin_mse", "kl")
 def check_distil(kind: str | None) -> None:
     """UserError unless `kind` is one of `DISTIL`, or None."""
     if kind is not None and kind not in DISTIL:
-        raise UserError(f"`distil` is '{kind}': choose one of {', '.join(DISTIL)}")
+        raise UserError(f"`distil` is '{kind}': {one_of(kind, DISTIL)}")
 
 
 def distil_loss(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, one_of
 
 GateVectors = tuple[Tensor, Tensor, Tensor]
 
@@ -231,7 +231,7 @@ NORMS: dict[str, type[Norm]] = {
 def check_norm(name: str) -> None:
     """UserError for a name that `NORMS` lacks."""
     if name not in NORMS:
-        raise UserError(f"norm is '{name}': choose one of {', '.join(NORMS)}")
+        raise UserError(f"norm is '{name}': {one_of(name, NORMS)}")
 
 
 def make_norm(name: str, dim: int, alpha_init: float = 0.5) -> Norm:

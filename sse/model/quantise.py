@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sse.common.digests import write_config
-from sse.common.errors import UserError
+from sse.common.errors import UserError, one_of
 from sse.common.files import atomic_folder, write_json
 from sse.model.folder import (
     FORMAT,
@@ -55,7 +55,7 @@ def quantise_rows(
     """
     table = np.asarray(table, np.float32)
     if kind not in ROW_KINDS:
-        raise UserError(f"rows '{kind}': choose one of {', '.join(ROW_KINDS)}")
+        raise UserError(f"rows '{kind}': {one_of(kind, ROW_KINDS)}")
     check_finite(table)
     if kind == "float32":
         return table, None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.errors import UserError, first_line
+from sse.common.errors import UserError, first_line, one_of
 from sse.common.fusion import WEIGHT, Hits, fuse
 from sse.search.dense import Vectors
 from sse.search.hits import Hit, Ranked, hits_of
@@ -98,7 +98,7 @@ class Index:
         if k < 1:
             raise UserError(f"k {k}: give at least 1")
         if mode not in MODES:
-            raise UserError(f"mode '{mode}': choose one of {', '.join(MODES)}")
+            raise UserError(f"mode '{mode}': {one_of(mode, MODES)}")
         queries = [queries] if isinstance(queries, str) else list(queries)
         with reading(self.name):
             rows = None if where is None else self._rows_where(where)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, one_of
 from sse.common.machine import cores
 from sse.model.folder import read_folder
 from sse.model.norm_forms import NORM_FORMS, normalise
@@ -169,7 +169,7 @@ class Encoder:
         self, dim: int | None, normalize: bool, prompt_name: str | None, precision: str
     ) -> Request:
         if precision not in PRECISIONS:
-            raise UserError(f"precision '{precision}': choose one of {', '.join(PRECISIONS)}")
+            raise UserError(f"precision '{precision}': {one_of(precision, PRECISIONS)}")
         dim = self._prefix(dim, self.dim)
         return Request(dim, normalize, self._prompt(prompt_name), precision)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sse.common import bounded_json
-from sse.common.errors import UserError
+from sse.common.errors import UserError, one_of
 from sse.text.record_files import (
     MAX_LINE,
     RAW_CHARACTERS,
@@ -81,7 +81,7 @@ def read_records(
     kind = None if source == "-" else kind_of(path)
     form = form or {"json": "jsonl", None: "lines"}.get(kind, kind or "lines")
     if form not in FORMATS:
-        raise UserError(f"format '{form}': choose one of {', '.join(FORMATS)}")
+        raise UserError(f"format '{form}': {one_of(form, FORMATS)}")
     if form == "lines" and (column or (keep and not may_lack)):
         raise UserError(f"{source}: plain lines have no column {column or keep[0]!r}")
     read = _parquet_records if form == "parquet" else _text_records

@@ -8,7 +8,7 @@ from typing import Any
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, one_of
 from sse.model.model import SSE
 
 SCHEDULES = {
@@ -21,7 +21,7 @@ SCHEDULES = {
 def check_optimizer(optimizer: str, schedule: str) -> None:
     """UserError for a name that is none."""
     if schedule not in SCHEDULES:
-        raise UserError(f"`schedule` is '{schedule}': choose one of {', '.join(SCHEDULES)}")
+        raise UserError(f"`schedule` is '{schedule}': {one_of(schedule, SCHEDULES)}")
     if optimizer == "lazy_adam":
         raise UserError("`optimizer` lazy_adam has left: give adam, which gives the same weights")
     if optimizer != "adam":

@@ -11,6 +11,7 @@ import functools
 import inspect
 import logging
 import re
+import sys
 import time
 import warnings
 from argparse import SUPPRESS
@@ -21,12 +22,13 @@ from typing import Annotated, Any
 import lightning as L
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentError, ArgumentParser, Namespace
 
+from sse.common.arguments import program
 from sse.common.errors import UserError
 from sse.common.ranges import Range, ranges_of, real, whole
 from sse.common.trusted_config import check_configs
 from sse.data.datamodule import SSEDataModule
 from sse.training import processes
-from sse.training.command_line import joined
+from sse.training.command_line import explained, joined, short_help
 from sse.training.module import SEEDS, SSEModule
 from sse.training.resume import arguments_of, check_resumed
 
@@ -128,16 +130,22 @@ def parse(args: Sequence[str] | None = None) -> Options:
 
     Raises:
         UserError: no such option, or a value of another type.
+        SystemExit: --help, --help-all or --print_config has been answered.
     """
     began = time.perf_counter()
     quiet()
     parser = _parser()
     arguments = joined(arguments_of(args))
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(short_help(parser))
+        sys.exit(0)
+    arguments = ["--help" if each == "--help-all" else each for each in arguments]
     check_configs(arguments)
     try:
         return Options(parser.parse_args(arguments), parser, began)
     except ArgumentError as error:
-        raise UserError(f"{error.message}: see train.py --help") from error
+        message = explained(str(error.message), parser, option_ranges())
+        raise UserError(message) from error
 
 
 def check(options: Options) -> None:
@@ -200,7 +208,7 @@ def not_started(wanted: int, started: int) -> UserError:
 @functools.cache
 def _parser() -> ArgumentParser:
     """--config, the three signatures, the run's own options, and one seed for everything."""
-    parser = ArgumentParser(prog="train.py", description=DESCRIPTION, exit_on_error=False)
+    parser = ArgumentParser(prog=program("train"), description=DESCRIPTION, exit_on_error=False)
     add = parser.add_argument
     add("-c", "--config", action=ActionConfigFile, help="a YAML file of options")
     add("--seed_everything", type=bool | int, default=0, help="seed of the model and the batches")
@@ -222,6 +230,11 @@ def _parser() -> ArgumentParser:
     parser.add_class_arguments(EvalOptions, "eval")
     parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
     parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+    for action in parser._actions:  # Lightning's own defaults are not those of this program
+        if action.dest == "trainer.max_epochs":
+            action.help = "epochs; without it as many as give about 600 steps, 1 to 10; -1: no end"
+        elif action.dest.startswith("trainer.") and isinstance(action.help, str):
+            action.help = re.sub(r"\s*Defaults?(:| to) ``[^`]*``\.?", "", action.help)
     return parser
 
 

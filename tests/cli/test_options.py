@@ -33,7 +33,7 @@ def test_arguments_become_options_and_paths_stay(message, shown):
 def parsers():
     """The parser of every command that is argparse's."""
     for name, (module, _) in main.COMMANDS.items():
-        if name != "train":
+        if name not in main.OWN_OPTIONS:
             parser = Parser(prog=name)
             getattr(importlib.import_module(module), name)(parser)
             yield parser

@@ -93,6 +93,45 @@ def test_an_error_of_the_library_names_the_option(message, line):
     assert str(error.value) == line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--model.nrom", "dyt"], "no option --model.nrom (did you mean '--model.norm'?)"),
+        (["--data.path=[x]"], "no option --data.path (did you mean '--data.paths'?)"),
+        (["--model.dim", "abc"], "--model.dim is 'abc': give a whole number (1 to 65,536)"),
+        (["--seed_everything", "abc"], "--seed_everything is 'abc': give true or false or a whole"),
+        (["--model.lr", "abc"], "--model.lr is 'abc': give a number or null (more than 0)"),
+        (["--data.cap"], "--data.cap has no value: give a whole number or null (at least 2)"),
+        (["--trainer.precision", "99"], "--trainer.precision is '99': give 64 or 32 or 16"),
+        (["--config", "nope.yaml"], "nope.yaml: no such file"),
+        (["foo"], "'foo' stands behind no option"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_said_in_plain_words(arguments, line):
+    with pytest.raises(UserError) as error:
+        parse(arguments)
+    assert line in str(error.value)
+    assert "class" not in str(error.value) and "Parser key" not in str(error.value)
+
+
+def test_a_wrong_value_names_the_nearest(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'dyt'"):
+        check(parse(["--model.norm=dty"]))
+
+
+def test_help_lists_what_people_need_and_help_all_the_rest(capsys):
+    texts = []
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            parse([option])
+        texts.append(capsys.readouterr().out)
+    short, full = texts
+    assert short.startswith("usage: sse train") and 20 <= short.count("\n  --") <= 30
+    assert "--trainer.strategy" not in short and "--trainer.strategy" in full
+    epochs = full.split("--trainer.max_epochs MAX_EPOCHS")[-1].split("--trainer.")[0]
+    assert "600 steps" in epochs and "1000" not in epochs
+
+
 def test_check_reads_no_data_and_makes_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check(parse(["--data.paths=[missing.jsonl]", "--out=run"]))
