@@ -170,7 +170,7 @@ def test_a_trial_whose_process_dies_is_tried_again_and_broken_the_second_time(wr
     time.sleep(1)
     assert not list(out.glob("trials/*/failed.json"))
     os.kill(children(process)[0], signal.SIGKILL)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "BROKEN, its process ended 2 times, last by signal 9, perhaps for want" in output
 
@@ -182,7 +182,7 @@ def test_a_stopped_sweep_ends_its_trials_which_save_first(write, tmp_path, numbe
     process = start(config, out, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     [trial] = children(process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and errors == "error: interrupted\n"
     assert not Path(f"/proc/{trial}").exists()
     assert len(list(out.glob("trials/*/checkpoints/last.ckpt"))) == 1

@@ -268,7 +268,8 @@ def test_a_run_has_the_same_weights_with_and_without(options, tmp_path, norm, ex
 
 
 def test_the_first_and_the_last_rows_are_of_the_untrained_and_the_trained_model(options, tmp_path):
-    main([*options, f"--out={tmp_path / 'run'}", "--model.alpha_init=0.75"])
+    dyt = ["--model.norm=dyt", "--model.alpha_init=0.75"]
+    main([*options, f"--out={tmp_path / 'run'}", *dyt])
     rows = read_rows(tmp_path / "run" / "diagnostics.parquet")
     first, last = ([row for row in rows if row.step == step] for step in (0, 26))
     assert len(first) + len(last) == len(rows)
@@ -335,5 +336,5 @@ def test_rows_come_back_as_written_and_a_foreign_file_is_one_line(make_model, tm
 
 
 def test_a_negative_interval_is_refused(options, tmp_path):
-    with pytest.raises(UserError, match="--diagnostics -1"):
+    with pytest.raises(UserError, match="--diagnostics is -1"):
         main([*options, f"--out={tmp_path / 'run'}", "--diagnostics=-1"])

@@ -118,7 +118,7 @@ def evaluations(folder):
 
 def test_resuming_with_another_option_says_which(options, tmp_path):
     main([*options, f"--out={tmp_path / 'run'}"])
-    with pytest.raises(UserError, match="model.lr: 0.1 -> 0.2"):
+    with pytest.raises(UserError, match="model.lr: None -> 0.2"):
         main([*options, f"--resume={tmp_path / 'run'}", "--model.lr=0.2"])
     with pytest.raises(UserError, match="no config.yaml"):
         main(["--resume", str(tmp_path / "elsewhere")])
