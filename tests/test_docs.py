@@ -42,9 +42,9 @@ def test_every_link_leads_somewhere(page):
 
 @functools.cache
 def help_of(script, *arguments):
-    """What SCRIPT ... --help prints."""
+    """What SCRIPT ... --help prints; of the trainer every option."""
     text, before = io.StringIO(), sys.argv
-    sys.argv = [script, *arguments, "--help"]
+    sys.argv = [script, *arguments, "--help-all" if script.endswith("/train.py") else "--help"]
     try:
         with redirect_stdout(text), redirect_stderr(text), pytest.raises(SystemExit):
             runpy.run_path(str(ROOT / script), run_name="__main__")
