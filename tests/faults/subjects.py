@@ -113,7 +113,8 @@ def subjects(inputs: Inputs) -> dict[str, Subject]:
     """All of them, by name."""
     options = [
         f"--data.paths={inputs.pairs}", "--data.vocab_size=400", "--data.batch_size=32",
-        "--model.dim=16", "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false",
+        "--model.dim=16", "--model.norm=dyt", "--trainer.max_epochs=4",
+        "--trainer.enable_progress_bar=false",
         "--trainer.accelerator=cpu", "--eval.times=4", "--data.holdout=20",
         "--checkpoint_minutes=0",
     ]  # fmt: skip

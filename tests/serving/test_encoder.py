@@ -15,7 +15,6 @@ import sse
 from sse.common.errors import UserError
 from sse.model import table as pool
 from sse.model.norm_forms import NORM_FORMS
-from sse.serving import threads as parallel
 from sse.serving.encoder import Encoder
 from tests.helpers.samples import unseal
 from tests.helpers.tolerances import assert_within, text_vectors
@@ -108,7 +107,7 @@ def test_loading_a_prefix_equals_cutting_to_it(folders):
 
 
 def test_an_iterator_gives_the_same_as_a_list_and_is_read_lazily(folder, monkeypatch):
-    monkeypatch.setattr(parallel, "cores", lambda: 2)
+    monkeypatch.setattr("sse.serving.encoder.cores", lambda: 2)
     model, texts = Encoder(folder), [f"{i} red squares" for i in range(900)]
     expected = model.encode(texts, batch_size=10)
     np.testing.assert_array_equal(model.encode(iter(texts), batch_size=10), expected)
