@@ -39,8 +39,8 @@ fuzz: .venv/.dev
 test-oldest:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet uv
-	.venv-oldest/bin/uv pip compile --quiet pyproject.toml --resolution lowest-direct --only-binary :all: \
-		--extra dev --output-file .venv-oldest/versions.txt
+	.venv-oldest/bin/uv pip compile --quiet --python .venv-oldest/bin/python pyproject.toml \
+		--resolution lowest-direct --only-binary :all: --extra dev --output-file .venv-oldest/versions.txt
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python -r .venv-oldest/versions.txt
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --no-deps --editable .
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(ARGS)

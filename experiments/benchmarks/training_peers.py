@@ -9,7 +9,7 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
-import lightning as L
+import lightning.pytorch as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback

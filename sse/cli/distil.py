@@ -15,7 +15,7 @@ from sse.common.ranges import real, whole
 from sse.data.prepare import cache_folder
 from sse.model.export import export
 from sse.model.folder import check_target
-from sse.model.model import SSE
+from sse.model.static_model import StaticModel
 from sse.teacher.folder import teacher_folder
 from sse.teacher.regress import regress, rotated
 from sse.teacher.start import make_start
@@ -68,7 +68,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         args.teacher, tokenizer, args.dim, seed=args.seed, idf=counts.idf(), cache=cache
     )
     _say(start.account)
-    model = SSE(tokenizer, args.dim, "none", table=torch.from_numpy(start.table))
+    model = StaticModel(tokenizer, args.dim, "none", table=torch.from_numpy(start.table))
     model.frequencies = counts
     losses = regress(
         model,

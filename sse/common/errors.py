@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import gc
 import os
 import signal
 import sys
@@ -106,7 +107,11 @@ def extras_named() -> Iterator[None]:
 
 @contextlib.contextmanager
 def script_imports() -> Iterator[None]:
-    """Around a script's imports: a missing extra, or Ctrl-C, ends the script in one line."""
+    """Around a script's imports: a missing extra, or Ctrl-C, ends the script in one line.
+
+    The garbage collector is off meanwhile: it walks through ever more modules and finds nothing,
+    which costs a sixth of the time.
+    """
 
     def end(number: int, frame: Any) -> None:
         sys.stderr.write("error: interrupted\n")
@@ -116,6 +121,7 @@ def script_imports() -> Iterator[None]:
     handler = None
     if threading.current_thread() is threading.main_thread():
         handler = signal.signal(signal.SIGINT, end)
+    gc.disable()
     try:
         with extras_named():
             yield
@@ -123,6 +129,7 @@ def script_imports() -> Iterator[None]:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     finally:
+        gc.enable()
         if handler is not None:
             signal.signal(signal.SIGINT, handler)
 

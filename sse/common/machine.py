@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
@@ -83,6 +82,8 @@ def machine() -> dict[str, str | int | None]:
 
 def commit() -> str:
     """The checkout's commit, with "+" where files differ from it; "" outside a checkout."""
+    import subprocess  # slow to import, and `cores` needs none
+
     here = Path(__file__).parent
     try:
         head, changes = (

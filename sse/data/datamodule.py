@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-import lightning as L
+import lightning.pytorch as L
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -1,10 +1,4 @@
-"""The model: the mean of token rows, then a norm.
-
-- One table E (V, D), one row per WordPiece id; no attention, no positions, no special tokens.
-- x = mean(E[ids]); an empty text has x = 0, so with DyT its vector is beta * tanh(bias).
-- y = norm(x), without L2 normalisation: similarity is the cosine.
-- `SSE` is a sentence-transformers input module; `sse.export` writes it as a folder.
-"""
+"""The model as a sentence-transformers input module; `sse.export` writes it as a folder."""
 
 from __future__ import annotations
 
@@ -12,68 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from sentence_transformers.sentence_transformer.modules import InputModule
-from sse_kernels import bag_dyt, bag_mean
-from sse_kernels.plan import BagPlan
-from sse_kernels.table_grad import TableGrad
-from torch import Tensor, nn
+from torch import Tensor
 
 from sse.common.errors import UserError
-from sse.model.norms import make_norm
-from sse.text.frequencies import Frequencies
-from sse.text.tokenizer import TextTokenizer
+from sse.model.static_model import StaticModel
 
 
-class SSE(InputModule):
-    """Stable Static Embedding: y = norm(mean(E[ids])), with norm = DyT as published.
-
-    Args:
-        tokenizer: text -> WordPiece ids; its vocabulary gives the table's V rows.
-        dim: D, the dimension of the table and of the vectors.
-        norm: a name of `sse.model.norms.NORMS`.
-        alpha_init: initial value of a gate's alpha (`dyt`, `hardtanh`, ...).
-        table_std: the table's initial values are N(0, table_std^2); 1 is EmbeddingBag's default.
-        seed: seed of those values; None draws from torch's global generator.
-        table: (V, D) to use instead of random values.
-
-    Raises:
-        UserError: a dim below 1, or an unknown norm.
-
-    Source: https://huggingface.co/RikkaBotan/stable-static-embedding-fast-retrieval-mrl-en
-    """
-
-    def __init__(
-        self,
-        tokenizer: TextTokenizer,
-        dim: int = 512,
-        norm: str = "dyt",
-        alpha_init: float = 0.5,
-        table_std: float = 1.0,
-        seed: int | None = None,
-        table: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        if dim < 1:
-            raise UserError(f"dim is {dim}: give at least 1")
-        self.dim = dim
-        self.norm_name = norm
-        self.text_tokenizer = tokenizer
-        if table is None:
-            generator = None if seed is None else torch.Generator().manual_seed(seed)
-            table = torch.empty(tokenizer.vocab_size, dim)
-            table.normal_(std=table_std, generator=generator)
-        self.embedding = nn.EmbeddingBag.from_pretrained(table, freeze=False, mode="mean")
-        self.norm = make_norm(norm, dim, alpha_init)
-        # The trainer sets it: one buffer then holds the table's gradient in every step.
-        self.table_grad: TableGrad | None = None
-        # How often each token occurs in the training texts, for `sse.fit`; where it is known.
-        self.frequencies: Frequencies | None = None
-
-    @property
-    def tokenizer(self) -> Any:  # type: ignore[override]
-        """The `tokenizers.Tokenizer`, as sentence-transformers expects it."""
-        return self.text_tokenizer.tokenizer
+class SSE(StaticModel, InputModule):
+    """`StaticModel`, with the same arguments, for `SentenceTransformer(modules=[...])`."""
 
     @property
     def max_seq_length(self) -> float:
@@ -88,37 +29,11 @@ class SSE(InputModule):
         """The settings that `repr` shows."""
         return {"norm": self.norm_name, "dim": self.dim, "vocab": self.embedding.num_embeddings}
 
-    def pool(self, ids: Tensor, offsets: Tensor, plan: BagPlan | None = None) -> Tensor:
-        """The texts' vectors norm(mean(E[ids])).
-
-        Args:
-            ids: token ids of all texts, (N,).
-            offsets: text b has the ids from offsets[b] to offsets[b + 1]; (B + 1,).
-            plan: of the same ids and offsets; with it the backward pass needs no sort.
-
-        Returns:
-            (B, D).
-        """
-        weight = self.embedding.weight
-        if (gate := self.norm.fused()) is not None:
-            return bag_dyt(weight, ids, offsets, *gate, plan=plan, table_grad=self.table_grad)
-        pooled: Tensor = self.norm(self.mean(ids, offsets, plan))
-        return pooled
-
-    def mean(self, ids: Tensor, offsets: Tensor, plan: BagPlan | None = None) -> Tensor:
-        """The texts' mean rows (B, D), before the norm; arguments as in `pool`."""
-        return bag_mean(self.embedding.weight, ids, offsets, plan=plan, table_grad=self.table_grad)
-
     def preprocess(
         self, inputs: Sequence[str], prompt: str | None = None, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """The texts' token ids: {"input_ids": (N,), "offsets": (B + 1,)}."""
-        texts = self._prepend_prompt(list(inputs), prompt) if prompt else list(inputs)
-        batch = self.text_tokenizer.encode(texts)
-        return {
-            "input_ids": torch.from_numpy(batch.ids.astype("int64")),
-            "offsets": torch.from_numpy(batch.offsets),
-        }
+        """The token ids of the texts behind their prompt, as `StaticModel.preprocess`."""
+        return super().preprocess([f"{prompt or ''}{text}" for text in inputs])
 
     def forward(self, features: dict[str, Tensor], **kwargs: Any) -> dict[str, Tensor]:
         """Add `sentence_embedding` (B, D) to the features."""

@@ -2,7 +2,7 @@
 
 `NORM_FORMS` holds one `Form` per norm of `sse.model.norms`, by the same name. Everything except
 training is derived from it: the numpy encoder, the folder's tensors, the native
-sentence-transformers modules (`sse.model.export`), the ONNX graph and the model card.
+sentence-transformers modules (`sse.model.native_files`), the ONNX graph and the model card.
 """
 
 from __future__ import annotations

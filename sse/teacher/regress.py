@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sse.common.errors import UserError
-from sse.model.model import SSE
+from sse.model.static_model import StaticModel
 from sse.text.token_batch import TokenBatch
 
 PREFIXES = (512, 256, 128, 64, 32)  # besides k
@@ -48,7 +48,7 @@ def cosine_loss(own: Tensor, target: Tensor, dims: Sequence[int]) -> Tensor:
 
 
 def regress(
-    model: SSE,
+    model: StaticModel,
     tokens: TokenBatch,
     target: NDArray[np.float32],
     *,

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections import Counter
@@ -76,6 +75,8 @@ class TextTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that decides the ids: the tokenizer and `max_tokens`."""
+        import hashlib  # an encoder needs none
+
         serialised = json.dumps(json.loads(self.tokenizer.to_str()), sort_keys=True)
         return hashlib.sha256(f"{self.max_tokens} {serialised}".encode()).hexdigest()
 

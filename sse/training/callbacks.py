@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import lightning as L
+import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import (
     Callback,

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lightning as L
+import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback

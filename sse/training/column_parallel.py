@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from sse.common.errors import UserError
-from sse.model.model import SSE
 from sse.model.norms import Gain, Gate, NoNorm
+from sse.model.static_model import StaticModel
 from sse.training.processes import rank, total, world
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -43,7 +43,7 @@ class Shards:
         UserError: more processes than columns.
     """
 
-    def __init__(self, model: SSE, prefix: str = "model.") -> None:
+    def __init__(self, model: StaticModel, prefix: str = "model.") -> None:
         if model.dim < world():
             raise UserError(
                 f"`dim` is {model.dim}, over {world()} processes: give each at least one dimension"

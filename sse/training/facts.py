@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import lightning as L
+import lightning.pytorch as L
 
 from sse.data.batch_plan import Batch
 from sse.data.datamodule import SSEDataModule

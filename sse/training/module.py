@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any
 
-import lightning as L
+import lightning.pytorch as L
 import torch
 from sse_kernels.table_grad import TableGrad
 from torch import Tensor
@@ -18,8 +18,8 @@ from sse.loss.distil import check_distil
 from sse.loss.matryoshka import check_prefixes
 from sse.loss.objective import Objective, prefix_weights
 from sse.model.grown_rows import start_grown_rows
-from sse.model.model import SSE
 from sse.model.norms import check_norm
+from sse.model.static_model import StaticModel
 from sse.teacher.start import Start
 from sse.text.token_batch import TokenBatch
 from sse.text.tokenizer import TextTokenizer
@@ -150,17 +150,17 @@ class SSEModule(L.LightningModule):
         self.model = self.untrained(tokenizer)
         self.model.table_grad = TableGrad()
 
-    def untrained(self, tokenizer: TextTokenizer) -> SSE:
+    def untrained(self, tokenizer: TextTokenizer) -> StaticModel:
         """The model as it stands before the first step: the same for the same seed."""
         o = self.hparams
         if self._start is None:
-            model = SSE(tokenizer, o.dim, o.norm, o.alpha_init, o.table_std, o.seed)
+            model = StaticModel(tokenizer, o.dim, o.norm, o.alpha_init, o.table_std, o.seed)
             if self._pieces is not None:
                 start_grown_rows(model.embedding.weight, self._pieces, o.seed)
             return model
         start = Start.read(self._start)
         table = torch.from_numpy(start.table)
-        model = SSE(tokenizer, o.dim, o.norm, o.alpha_init, table=table)
+        model = StaticModel(tokenizer, o.dim, o.norm, o.alpha_init, table=table)
         if start.vectors:
             model.norm.load_vectors({k: torch.from_numpy(v) for k, v in start.vectors.items()})
         return model

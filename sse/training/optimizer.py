@@ -9,7 +9,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from sse.common.errors import UserError, one_of
-from sse.model.model import SSE
+from sse.model.static_model import StaticModel
 
 SCHEDULES = {
     "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * min(1.0, share))),
@@ -28,7 +28,7 @@ def check_optimizer(optimizer: str, schedule: str) -> None:
         raise UserError(f"`optimizer` is '{optimizer}': give adam")
 
 
-def make_optimizer(model: SSE, options: Any) -> AdamW:
+def make_optimizer(model: StaticModel, options: Any) -> AdamW:
     """Adam over the table and the norm, each at its own peak rate of `SSEModule`'s options."""
     norm_lr = options.lr if options.norm_lr is None else options.norm_lr
     parts = [

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
+import lightning.pytorch as L
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -34,7 +34,7 @@ from sse.evaluation.nanobeir import load_nanobeir
 from sse.evaluation.report import format_table, write_report
 from sse.evaluation.results import Result, at_chance
 from sse.model.export import export
-from sse.model.load import SSEModel
+from sse.model.static_model import StaticModel
 from sse.training import processes
 from sse.training.callbacks import Throughput
 from sse.training.checkpoints import LastCheckpoint
@@ -199,18 +199,15 @@ def evaluate(run: Run) -> dict[str, Result]:
         return {}
     baselines = run.options.config.eval.baselines
     options: dict[str, Any] = {"dims": run.model.dims, "progress": True}
-    queries, documents = evaluation.encoders(trained(run))
-    options["encode_documents"] = documents
+    encode = trained(run).encode
     if not baselines:
-        results = {"trained": evaluation.evaluate(queries, collections, **options)}
+        results = {"trained": evaluation.evaluate(encode, collections, **options)}
     else:
-        dense, bm25, both = evaluation.evaluate_hybrid(queries, collections, **options)
+        dense, bm25, both = evaluation.evaluate_hybrid(encode, collections, **options)
         untrained = run.model.untrained(run.data.tokenizer)
-        queries, documents = evaluation.encoders(SSEModel(modules=[untrained], device="cpu"))
-        options["encode_documents"] = documents
         results = {
             "trained": dense,
-            "untrained": evaluation.evaluate(queries, collections, **options),
+            "untrained": evaluation.evaluate(untrained.encode, collections, **options),
             "BM25": bm25,
             "hybrid": both,
         }
@@ -249,7 +246,7 @@ def export_run(run: Run, results: dict[str, Result]) -> dict[str, Any]:
         "versions": machine.versions(*PACKAGES) | machine.machine(),
     }
     model = trained(run)
-    model.sse.frequencies = data.frequencies
+    model.frequencies = data.frequencies
     export(model, folder / "model", card(run.options, data, run.model, run.trainer, scores))
     say(f"model: {folder / 'model'}\nmetrics: {folder / 'metrics.json'}")
     say(f"report: {folder / 'report' / 'report.txt'}, {folder / 'report' / 'quality.png'}")
@@ -260,9 +257,9 @@ def export_run(run: Run, results: dict[str, Result]) -> dict[str, Any]:
     return facts
 
 
-def trained(run: Run) -> SSEModel:
-    """The trained model as sentence-transformers and `export` take it."""
-    return SSEModel(modules=[run.model.model.float().cpu()], device="cpu")
+def trained(run: Run) -> StaticModel:
+    """The trained model, in float32 on the CPU."""
+    return run.model.model.float().cpu()
 
 
 def _callback(run: Run, kind: type[Any]) -> Any:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import lightning as L
+import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
+import lightning.pytorch as L
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from sse.common.errors import UserError
 from sse.loss.matryoshka import matryoshka_loss
-from sse.model.load import SSEModel
-from sse.model.model import SSE
 from sse.model.norms import Gate
+from sse.model.static_model import StaticModel
 from sse.text.token_batch import SHORT_TOKENS
 from sse.training.diagnostics.saturation import Array, dy_dx, effective_rank, gate_slope, imbalance
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 TABLE_ROWS = 4096
 Z_PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -51,14 +53,14 @@ class Start:
     token_norms: Tensor
 
     @classmethod
-    def of(cls, model: SSE) -> Start:
+    def of(cls, model: StaticModel) -> Start:
         """Copies of what `model` is now."""
         norm = {name: value.detach().cpu().clone() for name, value in vectors_of(model.norm)}
         return cls(norm, model.embedding.weight.detach().norm(dim=1).float().cpu())
 
 
 def diagnose(
-    model: SSE,
+    model: StaticModel,
     ids: Tensor,
     offsets: Tensor,
     sides: dict[str, int],
@@ -103,7 +105,9 @@ def diagnose(
 
 
 def diagnose_texts(
-    model: SSE | SSEModel, texts: Sequence[str], positives: Sequence[str] | None = None
+    model: StaticModel | SentenceTransformer,
+    texts: Sequence[str],
+    positives: Sequence[str] | None = None,
 ) -> list[Row]:
     """`diagnose` on plain texts, as in `pandas.DataFrame(diagnose_texts(sse.load(folder), texts))`.
 
@@ -113,14 +117,13 @@ def diagnose_texts(
         positives: as many; brings the gradients of the published loss on these pairs (all of
             512, 256, 128, 64, 32 that D reaches, scale 20).
     """
-    module = model.sse if isinstance(model, SSEModel) else model
+    module = model if isinstance(model, StaticModel) else model[0]
     if positives is not None and len(positives) != len(texts):
         raise UserError(f"{len(texts)} texts with {len(positives)} positives: give pairs")
     if not len(texts):
         raise UserError("no texts to diagnose: give at least one")
-    device = module.embedding.weight.device
     features = module.preprocess([*texts, *(positives or [])])
-    ids, offsets = features["input_ids"].to(device), features["offsets"].to(device)
+    ids, offsets = features["input_ids"], features["offsets"]
     if positives is None:
         return diagnose(module, ids, offsets, {"text": len(texts)})
     dims = [d for d in (512, 256, 128, 64, 32) if d < module.dim]
@@ -139,7 +142,7 @@ def vectors_of(norm: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _measured(
-    model: SSE, ids: Tensor, offsets: Tensor, loss: Callable[[Tensor], Tensor] | None
+    model: StaticModel, ids: Tensor, offsets: Tensor, loss: Callable[[Tensor], Tensor] | None
 ) -> tuple[dict[str, Array], float | None]:
     """Per text and dimension, (B, D) each: x, y, z, slopes and gradients; and the loss."""
     norm = copy.deepcopy(model.norm).float()  # of weights in 16 bits, too
@@ -226,7 +229,7 @@ def _spread(vectors: Array) -> tuple[Values, Array]:
 
 
 def _model_values(
-    model: SSE, ids: Tensor, start: Start | None
+    model: StaticModel, ids: Tensor, start: Start | None
 ) -> Iterator[tuple[str, float] | tuple[str, float, Array]]:
     """The parameters' quantities: (name, value), and for some the values per dimension."""
     for name, tensor in vectors_of(model.norm):

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lightning as L
+import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
