@@ -3,7 +3,7 @@
 import pytest
 
 from sse.data.set_spec import SetSpec, parse_spec
-from tests.helpers.pair_files import ROWS, error_of, load, own_cache, write  # noqa: F401  own_cache is autouse
+from tests.helpers.pair_files import error_of, load, write
 
 
 def test_specs_are_read_from_text():

@@ -7,7 +7,7 @@ import pytest
 from sse.common.errors import UserError
 from sse.data.pair_set import load_sets
 from sse.data.skip_rows import BadRows
-from tests.helpers.pair_files import ROWS, own_cache, write  # noqa: F401  own_cache is autouse
+from tests.helpers.pair_files import ROWS, write
 
 GOOD = [json.dumps({**row, "n": n}) for n, row in enumerate(ROWS)]
 BAD = {

@@ -1,5 +1,6 @@
 """What needs an extra that is not installed says which one, in one line."""
 
+import functools
 import subprocess
 import sys
 from importlib import import_module
@@ -47,12 +48,15 @@ def folder(tokenizer, tmp_path_factory):
     return sse.export(sse.SSE(tokenizer, 32, seed=0), tmp_path_factory.mktemp("model") / "model")
 
 
+distributions_of = functools.cache(packages_distributions)  # it reads every package's files
+
+
 @pytest.mark.parametrize("name", EXTRAS)
 def test_the_extra_of_a_library_installs_it(name):
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     requirements = project["optional-dependencies"][EXTRAS[name]]
-    distributions = packages_distributions().get(name, [name])
+    distributions = distributions_of().get(name, [name])
     assert any(
         requirement.lower().startswith(distribution.lower())
         for requirement in requirements
