@@ -103,16 +103,23 @@ export class Tokenizer {
 }
 
 // A norm is a list of steps on the mean x. A step is [names of its vectors, function of x and those vectors].
-const line = (bend, ...names) => [names, (x, scale, shift) => {
-  for (let j = 0; j < x.length; j++) x[j] = bend(x[j] * scale[j] + (shift ? shift[j] : 0));
+const scaled = (name) => [[name], (x, scale) => {
+  for (let j = 0; j < x.length; j++) x[j] *= scale[j];
 }];
-const same = (y) => y;
-const clip = (y) => Math.min(1, Math.max(-1, y));
+const shifted = (...names) => [names, (x, scale, shift) => {
+  for (let j = 0; j < x.length; j++) x[j] = x[j] * scale[j] + shift[j];
+}];
+const tanh = [[], (x) => {
+  for (let j = 0; j < x.length; j++) x[j] = Math.tanh(x[j]);
+}];
+const clip = [[], (x) => {
+  for (let j = 0; j < x.length; j++) x[j] = Math.min(1, Math.max(-1, x[j]));
+}];
 const unit = [[], (x) => {
   let sum = 0;
   for (let j = 0; j < x.length; j++) sum += x[j] * x[j];
-  const length = Math.max(Math.sqrt(sum), 1e-12);
-  for (let j = 0; j < x.length; j++) x[j] /= length;
+  const scale = 1 / Math.max(Math.sqrt(sum), 1e-12);
+  for (let j = 0; j < x.length; j++) x[j] *= scale;
 }];
 const standard = [["weight", "bias"], (x, weight, bias) => {
   let sum = 0, squares = 0;
@@ -122,12 +129,12 @@ const standard = [["weight", "bias"], (x, weight, bias) => {
   const deviation = Math.sqrt(squares / x.length + 1e-5);
   for (let j = 0; j < x.length; j++) x[j] = ((x[j] - mean) / deviation) * weight[j] + bias[j];
 }];
-const dyt = [line(Math.tanh, "alpha", "bias"), line(same, "beta")];
+const dyt = [shifted("alpha", "bias"), tanh, scaled("beta")];
 const NORMS = {
-  none: [], gain: [line(same, "gain")], rmsnorm: [unit, line(same, "gain")], layernorm: [standard],
+  none: [], gain: [scaled("gain")], rmsnorm: [unit, scaled("gain")], layernorm: [standard],
   dyt, dyt_scalar: dyt, dyt_frozen: dyt,
-  dyt_outside: [line(Math.tanh, "alpha"), line(same, "beta", "bias")],
-  hardtanh: [line(clip, "alpha", "bias"), line(same, "beta")],
+  dyt_outside: [scaled("alpha"), tanh, shifted("beta", "bias")],
+  hardtanh: [shifted("alpha", "bias"), clip, scaled("beta")],
 };
 const WHOLE = new Set(["rmsnorm", "layernorm"]); // each dimension needs all others
 
@@ -153,6 +160,7 @@ export class Encoder {
     this.tokenizer = tokenizer;
     this.dim = dim;
     this.config = config;
+    this.sum = new Float64Array(dim);
     this.prompts = settings.prompts ?? {};
     this.prompt = settings.default_prompt_name ?? null;
     const vector = (name) => tensors.of(`${norm}.${name}`, dim);
@@ -197,22 +205,27 @@ export class Encoder {
     return this.config.max_tokens ? ids.slice(0, this.config.max_tokens) : ids;
   }
 
-  /** The mean of the rows `ids`, their first d columns, as Float64Array. */
+  /** The mean of the rows `ids`, their first d columns, in a Float64Array that the next call takes again. */
   mean(ids, d) {
-    const sum = new Float64Array(d), { rows, scales, dim } = this;
+    const { rows, scales, dim, sum } = this, packed = this.config.rows === "int4";
+    sum.fill(0);
     let shift = 0; // of int4: w = (q / 7.5 - 1) * scale
     for (const id of ids) {
-      if (this.config.rows === "int4") {
-        const at = (id * dim) / 2, scale = scales[id] / 7.5;
-        for (let j = 0; j < d; j++) sum[j] += scale * (j & 1 ? rows[at + (j >> 1)] & 15 : rows[at + (j >> 1)] >> 4);
+      if (packed) {
+        const scale = scales[id] / 7.5;
+        for (let j = 0, at = (id * dim) / 2; j < d; j += 2, at++) {
+          sum[j] += scale * (rows[at] >> 4);
+          sum[j + 1] += scale * (rows[at] & 15);
+        }
         shift += scales[id];
       } else {
-        const at = id * dim, scale = scales ? scales[id] : 1;
-        for (let j = 0; j < d; j++) sum[j] += scale * rows[at + j];
+        const scale = scales ? scales[id] : 1;
+        for (let j = 0, at = id * dim; j < d; j++, at++) sum[j] += scale * rows[at];
       }
     }
-    for (let j = 0; j < d; j++) sum[j] = (sum[j] - shift) / Math.max(ids.length, 1);
-    return sum;
+    const count = Math.max(ids.length, 1), mean = sum.subarray(0, d);
+    for (let j = 0; j < d; j++) mean[j] = (mean[j] - shift) / count;
+    return mean;
   }
 }
 
