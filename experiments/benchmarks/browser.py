@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
+import sse
 from experiments.benchmarks import harness
 from experiments.benchmarks.encoding import random_model, texts_of
-import sse
 from sse.common.errors import UserError, one_line
 from sse.serving.encoder import Encoder
 from sse.web.export import write_web

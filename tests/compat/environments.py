@@ -75,7 +75,7 @@ def find_uv():
 
 
 def uv(*arguments):
-    """Run uv; the test is skipped where the package index cannot be reached."""
+    """What uv printed; the test is skipped where the package index cannot be reached."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     done = subprocess.run(
         [find_uv(), *map(str, arguments)], capture_output=True, text=True, env=environment
@@ -83,6 +83,7 @@ def uv(*arguments):
     if done.returncode and UNREACHABLE.search(done.stderr):
         pytest.skip(f"no package index: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
+    return done
 
 
 def run(interpreter, code, *arguments, check=True):
