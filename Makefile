@@ -13,7 +13,7 @@ train: .venv/.train
 
 # The whole suite; ARGS="tests/data -k split" picks tests.
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 # The exported folder in other versions and libraries; the first run fills .venv-compat (some GB).
 test-compat: .venv/.dev
