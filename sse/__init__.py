@@ -19,6 +19,7 @@ if _TYPE_CHECKING:
     from sse.search.index import Index
     from sse.search.update import update_index
     from sse.serving.encoder import Encoder
+    from sse.training.train import train
 
 _HOMES = {
     "Encoder": "sse.serving.encoder",
@@ -30,6 +31,7 @@ _HOMES = {
     "export": "sse.model.export",
     "fit": "sse.model.convert.fit",
     "load": "sse.model.load",
+    "train": "sse.training.train",
     "update_index": "sse.search.update",
 }
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "export",
     "fit",
     "load",
+    "train",
     "update_index",
 ]
 

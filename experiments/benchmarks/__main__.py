@@ -74,6 +74,7 @@ def options(name: str, paths: list[str], tokenizer: str, quick: bool) -> list[st
         "loss": ["--memory", "64"] if quick else ["--memory", "4096"],
         "kernels": ["--no-compile", "--ids", "zipf"],
         "search": [],
+        "serving": [],
     }[name]
     if quick:
         return [*own, "--quick"]
@@ -139,6 +140,11 @@ def search(facts: Facts) -> Iterator[Row]:
         yield from against(f"search, {way}", "/s", {ours: speeds.pop(ours)} | speeds)
 
 
+def serving(facts: Facts) -> Iterator[Row]:
+    """Requests per second, one text each."""
+    yield from against("one text over HTTP", "/s", facts["rate"])
+
+
 def against(
     what: str, unit: str, values: dict[str, list[float]], less: bool = False
 ) -> Iterator[Row]:
@@ -167,6 +173,7 @@ PARTS: dict[str, Callable[[Facts], Iterator[Row]]] = {
     "loss": loss,
     "kernels": kernels,
     "search": search,
+    "serving": serving,
 }
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 LARGE = 20_000  # vectors from which on the scan has two stages
 PREFIX = 128  # dimensions of the first stage
-OVERSAMPLING = 4  # vectors of the first stage per one of the result
+OVERSAMPLING = 8  # vectors of the first stage per one of the result
 
 Found = tuple[NDArray[np.int64], NDArray[np.float32]]  # numbers of vectors, inner products
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from sse.documents.document import SEPARATOR
 
-SHOWN = ("source", "path", "title", "heading", "position", "unit", "text")
-PLACE = ("source", "path", "position", "unit")
+PLACES = ("source", "path", "title", "heading", "position", "unit")  # columns held in memory
 AHEAD = 5  # passages looked at per hit, before all are
 MORE = 3  # further places of a document that are told
 
@@ -57,20 +57,34 @@ class Hit:
     more: tuple[str, ...] = ()
 
 
-def hits_of(table: Any, ranked: Ranked, k: int, grouped: bool, columns: Sequence[str]) -> list[Hit]:
-    """The first `k` passages, or with `grouped` the first passage of `k` documents."""
+def hits_of(
+    table: Any, places: pa.Table, ranked: Ranked, k: int, grouped: bool, columns: Sequence[str]
+) -> list[Hit]:
+    """The first `k` passages, or with `grouped` the first passage of `k` documents.
+
+    Args:
+        table: the index's table; the texts and `columns` of the hits alone are read.
+        places: its columns `PLACES`.
+        ranked: the passages, best first.
+        k: hits at most.
+        grouped: one hit per document.
+        columns: the user's own columns.
+    """
     best = list(range(min(k, len(ranked.rows))))
     more: dict[int, list[str]] = {}
     if grouped:
-        best, more = _first_of_documents(table, ranked.rows[: AHEAD * k], k)
+        best, more = _first_of_documents(places, ranked.rows[: AHEAD * k], k)
         if len(best) < k:
-            best, more = _first_of_documents(table, ranked.rows, k)
+            best, more = _first_of_documents(places, ranked.rows, k)
     if not best:
         return []
-    taken = table.take(ranked.rows[best].tolist(), columns=[*SHOWN, *columns]).to_pylist()
+    rows = ranked.rows[best]
+    texts = table.take(rows.tolist(), columns=["text", *columns]).to_pylist()
     return [
-        _hit(rank, taken[rank], ranked, at, more.get(at, ()), columns)
-        for rank, at in enumerate(best)
+        _hit(rank, place | text, ranked, at, more.get(at, ()), columns)
+        for rank, (at, place, text) in enumerate(
+            zip(best, places.take(rows).to_pylist(), texts, strict=True)
+        )
     ]
 
 
@@ -95,13 +109,12 @@ def _hit(
 
 
 def _first_of_documents(
-    table: Any, rows: NDArray[np.int64], k: int
+    places: pa.Table, rows: NDArray[np.int64], k: int
 ) -> tuple[list[int], dict[int, list[str]]]:
     """The places in `rows` of the first passage of each of `k` documents, and of further ones."""
     first: dict[Any, int] = {}
     more: dict[int, list[str]] = {}
-    places = table.take(rows.tolist(), columns=list(PLACE)).to_pylist() if len(rows) else []
-    for at, row in enumerate(places):
+    for at, row in enumerate(places.take(rows).to_pylist()):
         by_row = row["unit"] == "row"  # each row of a table is a document
         key = (row["source"], row["path"], row["position"] if by_row else None)
         if key in first:

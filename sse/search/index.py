@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sse.common.errors import UserError, first_line, one_of
 from sse.common.fusion import WEIGHT, Hits, fuse
 from sse.search.dense import Vectors
-from sse.search.hits import Hit, Ranked, hits_of
+from sse.search.hits import PLACES, Hit, Ranked, hits_of
 from sse.search.models import open_model
 from sse.search.snippets import stems as stems_of
 from sse.search.store import BASE, WORDS, Store, damaged, reading, settings_of
@@ -63,7 +63,9 @@ class Index:
         self._lock = Lock()
         self._vectors: Vectors | None = None
         with reading(self.name):
-            self._ids = self._table.to_table(columns=["_rowid"])["_rowid"].to_numpy()
+            # Read once: picking rows of the table takes milliseconds, as long as the search itself.
+            self._places = self._table.to_table(columns=["_rowid", *PLACES]).combine_chunks()
+        self._ids = self._places["_rowid"].to_numpy()
 
     def __len__(self) -> int:
         """The number of passages."""
@@ -105,7 +107,8 @@ class Index:
             return [self._search(q, k, mode, where, rows, least, grouped) for q in queries]
 
     def warm(self) -> None:
-        """Read the vectors and the words now, not at the first search."""
+        """Do now what would hold up a search: read vectors and words, prove the fast tokenizer."""
+        _ = self.model.tokenizer.engine
         with reading(self.name):
             self._loaded()
             for name in WORDS.values():
@@ -146,7 +149,7 @@ class Index:
             found, scores = found[good], scores[good]
             cosines = None if cosines is None else cosines[good]
         ranked = Ranked(found, scores, cosines)
-        return hits_of(self._table, ranked, k, grouped, self.columns)
+        return hits_of(self._table, self._places, ranked, k, grouped, self.columns)
 
     def _query_vector(self, query: str) -> NDArray[np.float32] | None:
         """The query's vector (dim,); None where the model knows no token of it."""

@@ -35,6 +35,7 @@ KEPT = timedelta(minutes=10)  # how long a version stays that a running search m
 # The table is written anew where it has more pieces, or a larger share of deleted rows, which
 # BM25 would go on counting.
 FRAGMENTS, DEAD = 32, 0.02
+PARTS = 8  # pieces of an inverted index; to merge them takes as long as to make a new one
 # Two inverted indexes, by the column they are of: the stems of the words, and their exact forms.
 WORDS = {"text": "stems", "words": "forms"}
 BASE = ("source", "path", "title", "heading", "position", "unit", "part", "last", "hash",
@@ -204,9 +205,12 @@ class Store:
             facts = table.stats.index_stats(WORDS["text"])
             indexed = sum(part["num_docs"] for part in facts["indices"])
             dead = indexed + facts["num_unindexed_rows"] - table.count_rows()
-            if len(table.get_fragments()) > FRAGMENTS or dead > DEAD * table.count_rows():
+            many = len(table.get_fragments()) > FRAGMENTS or dead > DEAD * table.count_rows()
+            if many:
                 table.optimize.compact_files(materialize_deletions_threshold=0.0)
-            table.optimize.optimize_indices()
+            # New rows become a piece of their own. BM25 counts over all, so the scores are equal.
+            merged = facts["num_indices"] if many or facts["num_indices"] >= PARTS else 0
+            table.optimize.optimize_indices(num_indices_to_merge=merged)
         for column, name in WORDS.items():  # a killed run may have made one of them
             if name not in known:
                 stem = column == "text"

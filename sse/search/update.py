@@ -236,17 +236,19 @@ def _bring(
     wanted = {file.key: file for file in files}
     stale = [key for key in stored if key not in wanted]
     todo = [file for key, file in wanted.items() if key not in stored or not stored[key].whole]
-    _count(done.counts, stored, wanted, stale)
     delete_documents(table, stale)
     columns = Columns(table, options.keep)
 
     def rows() -> Iterator[New]:
         for file in todo:
-            skip = stored[file.key].rows if file.key in stored else 0
+            skip, empty = stored[file.key].rows if file.key in stored else 0, True
             found = rows_of(file, settings, columns.wanted, done.left_out)
             for part, (row, last) in enumerate(with_last(found)):
+                empty = False
                 if part >= skip:
                     yield New(file, part, row, last)
+            if empty:
+                del wanted[file.key]
 
     for chunk in in_commits(rows()):
         vectors = model.encode([new.row.text for new in chunk], batch_size=options.batch_size)
@@ -255,6 +257,7 @@ def _bring(
         append_rows(table, columns, chunk, vectors)
         progress(len(chunk))
     columns.check()
+    _count(done.counts, stored, wanted, stale)
 
 
 def _count(

@@ -33,22 +33,32 @@ def run_folder(out: str | None, resume: str | None) -> Path:
         hold(Path(resume), say)
         return Path(resume)
     if out is None:
-        number = 1
-        while Path("runs", str(number)).exists():
-            number += 1
-        folder = Path("runs", str(number))
+        folder = next_folder()
         hold(folder, say)
         return folder
     folder = expanded(out)
     if folder.is_file():
         raise UserError(f"--out {folder} is a file: give a folder")
     hold(folder, say)
+    check_unused(folder)
+    return folder
+
+
+def next_folder() -> Path:
+    """The first free one of runs/1, runs/2, ..."""
+    number = 1
+    while Path("runs", str(number)).exists():
+        number += 1
+    return Path("runs", str(number))
+
+
+def check_unused(folder: Path) -> None:
+    """Raise UserError where a folder holds a run."""
     if (folder / "metrics.json").exists() or any(folder.glob("checkpoints/*.ckpt")):
         raise UserError(
             f"--out {folder} already holds a run: give another folder, go on with "
             f"--resume {folder}, or remove it"
         )
-    return folder
 
 
 def log_version(folder: Path) -> str:

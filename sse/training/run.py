@@ -81,6 +81,11 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """
     options = parse(args)
     check(options)
+    return carry_out(options)
+
+
+def carry_out(options: Options) -> dict[str, Any]:
+    """All steps of a run whose options are checked; returns what metrics.json holds."""
     folder = open_folder(options)
     collections = read_collections(options)
     data = read_data(options, folder)

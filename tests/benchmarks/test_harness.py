@@ -48,7 +48,7 @@ def test_quick_shrinks_what_is_not_given():
 
 
 @pytest.mark.parametrize(
-    "name", ["corpus", "encoding", "kernels", "loss", "processes", "search", "training"]
+    "name", ["corpus", "encoding", "kernels", "loss", "processes", "search", "serving", "training"]
 )
 def test_each_benchmark_has_a_help(name, capsys):
     from importlib import import_module

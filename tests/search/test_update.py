@@ -70,6 +70,34 @@ def test_an_update_equals_an_index_made_anew(notes, name, model, tmp_path):
             np.testing.assert_allclose(*scores, atol=1e-5)
 
 
+def test_many_small_updates_give_the_scores_of_an_index_made_anew(
+    notes, name, model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(store_module, "PARTS", 3)
+    monkeypatch.setattr(store_module, "DEAD", 1.0)  # no rewrite, which would merge too
+    update_index(notes, name, model)
+    parts = []
+    for number in range(5):
+        (notes / f"{number}.md").write_text(f"A zorbium of number {number}, red and round.")
+        update_index(notes, name)
+        facts = Store(name).current().stats.index_stats("stems")
+        parts.append(facts["num_indices"])
+    update_index(notes, tmp_path / "anew.sse", model)
+    ours, anew = (
+        {h.path: h.score for h in Index(n).search("a red zorbium", mode="keyword")[0]}
+        for n in (name, tmp_path / "anew.sse")
+    )
+    assert parts == [2, 3, 1, 2, 3] and len(ours) > 5
+    assert ours == pytest.approx(anew)
+
+
+def test_a_file_without_text_is_left_out_and_not_new(notes, name, model):
+    (notes / "binary.txt").write_bytes(b"\0")
+    for counts in ({"new": 4}, {"unchanged": 4}):
+        done = update_index(notes, name, model)
+        assert dict(+done.counts) == counts and len(done.left_out) == 1
+
+
 def test_a_part_of_the_folder_can_be_updated_alone(notes, name, model):
     update_index(notes, name, model)
     (notes / "red/one.md").write_text("A new zorbium.")

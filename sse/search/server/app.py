@@ -51,6 +51,7 @@ class Server:
         self.index, self.limits, self.metrics = index, limits, Metrics()
         self.model = model or index.model  # type: ignore[union-attr]
         self.name = self.model.folder.name
+        _ = self.model.tokenizer.engine  # proven now, not amid the 256th request
         self._threads: CapacityLimiter | None = None
 
     async def in_thread(self, work: Callable[[], T]) -> T:
