@@ -1,7 +1,11 @@
-"""Dense and keyword search as one: the weighted mean of their scores, each scaled per query."""
+"""Dense and keyword search as one: the weighted mean of their scores, each scaled per query.
+
+Then once more with a query moved towards the best documents (pseudo-relevance feedback).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,12 +14,15 @@ from numpy.typing import NDArray
 from sse.common.errors import UserError
 
 WEIGHT = 0.35  # of the dense scores; one constant held on every collection (docs/search.md)
+FEEDBACK, BEST = 0.6, 3  # share of the best documents' mean vector, and how many of them
 DEPTH = 1000  # documents to take from each search; 100 lose less than 0.001
 
 Hits = tuple[NDArray[np.int64], NDArray[Any]]  # documents (k,) and their scores (k,)
+# Of documents (n,) and the best ones among them: dense scores (n,) by the moved query.
+Again = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]
 
 
-def fuse(dense: Hits, keyword: Hits, weight: float = WEIGHT) -> Hits:
+def fuse(dense: Hits, keyword: Hits, weight: float = WEIGHT, again: Again | None = None) -> Hits:
     """The documents that either search found for one query, best first.
 
         score(d) = weight * scaled(dense)(d) + (1 - weight) * scaled(keyword)(d)
@@ -30,6 +37,8 @@ def fuse(dense: Hits, keyword: Hits, weight: float = WEIGHT) -> Hits:
             their similarities.
         keyword: the best k of those that share a term with the query.
         weight: w, 0 (keyword search alone) to 1 (dense search alone).
+        again: gives all documents new dense scores once the `BEST` are known; see `moved`. Without
+            it the given ones stay.
 
     Returns:
         The documents of both lists, (n,) int64, and their scores, (n,) float64 from 0 to 1.
@@ -52,10 +61,27 @@ def fuse(dense: Hits, keyword: Hits, weight: float = WEIGHT) -> Hits:
     documents, place = np.unique(np.concatenate([dense[0], keyword[0]]), return_inverse=True)
     of_dense, of_keyword = np.split(place, [len(dense[0])])
     whole = len(keyword[0]) < len(dense[0])
-    scores = weight * _scaled(dense[1], of_dense, len(documents), whole=False)
-    scores += (1 - weight) * _scaled(keyword[1], of_keyword, len(documents), whole)
+    documents = documents.astype(np.int64, copy=False)
+    words = (1 - weight) * _scaled(keyword[1], of_keyword, len(documents), whole)
+    scores = weight * _scaled(dense[1], of_dense, len(documents), whole=False) + words
     order = np.argsort(-scores, kind="stable")
-    return documents[order].astype(np.int64, copy=False), scores[order]
+    if again is not None and len(documents):
+        similar = again(documents, documents[order[:BEST]])
+        scores = weight * _scaled(similar, np.arange(len(documents)), len(documents), False) + words
+        order = np.argsort(-scores, kind="stable")
+    return documents[order], scores[order]
+
+
+def moved(
+    query: NDArray[np.float32], vectors: NDArray[np.float32], best: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """The query (D,) moved towards documents: q + FEEDBACK * mean(vectors[best]).
+
+    Its length is left: `fuse` divides by the largest score. `vectors` is (N, D), of length 1.
+
+    Source: Rocchio, in The SMART Retrieval System, Prentice-Hall 1971, without its negative term.
+    """
+    return query + FEEDBACK * vectors[best].mean(axis=0)  # type: ignore[no-any-return]
 
 
 def _scaled(

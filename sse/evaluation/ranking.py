@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from sse.common.fusion import DEPTH as FUSED
-from sse.common.fusion import fuse
+from sse.common.fusion import fuse, moved
 from sse.evaluation.metrics import DEPTH
 
 Scorer = Callable[[slice], torch.Tensor]  # rows of queries -> (b, N) scores
@@ -64,6 +66,25 @@ def top_documents(scores: torch.Tensor, depth: int, by_id: torch.Tensor) -> torc
     return columns
 
 
+@dataclass(frozen=True)
+class VectorScorer:
+    """From rows of `queries` (Q, D) to their inner products (b, N) with `documents` (N, D)."""
+
+    queries: torch.Tensor
+    documents: torch.Tensor
+
+    def __call__(self, rows: slice) -> torch.Tensor:
+        """The scores of these queries."""
+        return self.queries[rows] @ self.documents.T
+
+    def again(self, query: int, documents: np.ndarray, best: np.ndarray) -> np.ndarray:
+        """The scores of `documents` by a query that is moved towards the `best` of them."""
+        vectors = self.documents[torch.from_numpy(documents)].cpu().numpy()
+        place = np.searchsorted(documents, best)
+        vector = moved(self.queries[query].cpu().numpy(), vectors, place)
+        return vectors @ vector  # type: ignore[no-any-return]
+
+
 def vector_scorer(queries: torch.Tensor, documents: torch.Tensor, similarity: str) -> Scorer:
     """A function from rows of `queries` (Q, D) to their scores (b, N) against `documents` (N, D).
 
@@ -74,7 +95,7 @@ def vector_scorer(queries: torch.Tensor, documents: torch.Tensor, similarity: st
         if similarity == "cosine":
             queries = torch.nn.functional.normalize(queries)
             documents = torch.nn.functional.normalize(documents)
-        return lambda rows: queries[rows] @ documents.T
+        return VectorScorer(queries, documents)
     from sentence_transformers.util import SimilarityFunction
 
     compare = SimilarityFunction.to_similarity_fn(similarity)
@@ -84,7 +105,8 @@ def vector_scorer(queries: torch.Tensor, documents: torch.Tensor, similarity: st
 def fused_scorer(dense: Scorer, keyword: Scorer, weight: float) -> Scorer:
     """A function from rows of queries to the scores (b, N) of both searches together.
 
-    A document that neither has among its best `FUSED` has -1.
+    A document that neither has among its best `FUSED` has -1. A `VectorScorer` is asked again with
+    moved queries.
     """
 
     def best(scores: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -94,8 +116,10 @@ def fused_scorer(dense: Scorer, keyword: Scorer, weight: float) -> Scorer:
     def scores(rows: slice) -> torch.Tensor:
         similar, words = dense(rows), keyword(rows)
         fused = torch.full(words.shape, -1.0)
-        for row, a, x, b, y in zip(fused, *best(similar), *best(words), strict=True):
-            documents, values = fuse((a, x), (b[y > 0], y[y > 0]), weight)
+        parts = zip(fused, *best(similar), *best(words), strict=True)
+        for query, (row, a, x, b, y) in enumerate(parts, rows.start or 0):
+            again = partial(dense.again, query) if isinstance(dense, VectorScorer) else None
+            documents, values = fuse((a, x), (b[y > 0], y[y > 0]), weight, again)
             row[torch.from_numpy(documents)] = torch.from_numpy(values).float()
         return fused
 

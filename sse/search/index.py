@@ -2,13 +2,15 @@
 
 - By meaning: the inner products of the query's vector with those of all passages (`dense.py`).
 - By words: BM25, by Lance's inverted index.
-- Both, the default: their scores scaled per query and added (`sse.common.fusion`).
+- Both, the default: their scores scaled per query and added, then once more with a query that is
+  moved towards the best passages (`sse.common.fusion`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sse.common.errors import UserError, first_line, one_of
-from sse.common.fusion import WEIGHT, Hits, fuse
+from sse.common.fusion import WEIGHT, Hits, fuse, moved
 from sse.search.dense import Vectors
 from sse.search.hits import PLACES, Hit, Ranked, hits_of
 from sse.search.models import open_model
@@ -140,9 +142,11 @@ class Index:
         vector = None if mode == "keyword" else self._query_vector(query)
         dense = _NONE if vector is None else self._dense(vector, depth, rows)
         keyword = _NONE if mode == "dense" else self._keyword(query, depth, where)
-        found, scores = (
-            fuse(dense, keyword, WEIGHT) if mode == "hybrid" else _sorted(dense, keyword)
-        )
+        if mode == "hybrid":
+            again = None if vector is None else partial(self._again, vector)
+            found, scores = fuse(dense, keyword, WEIGHT, again)
+        else:
+            found, scores = _sorted(dense, keyword)
         cosines = None if vector is None else self._loaded().all[found] @ vector
         if least is not None:
             good = (scores if cosines is None else cosines) >= least
@@ -166,6 +170,13 @@ class Index:
         if not np.isfinite(scores).all():
             raise damaged(self.name, "vectors that are no numbers")
         return found, scores
+
+    def _again(
+        self, vector: NDArray[np.float32], rows: NDArray[np.int64], best: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """The similarity of passages to a query that was moved towards the best of them."""
+        vectors = self._loaded().all
+        return vectors[rows] @ moved(vector, vectors, best)  # type: ignore[no-any-return]
 
     def _keyword(self, query: str, depth: int, where: str | None) -> Hits:
         """The passages with words of the query, by BM25 of their stems and of their exact forms.

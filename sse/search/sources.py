@@ -15,7 +15,7 @@ from typing import Any
 
 from sse.common.errors import UserError
 from sse.documents.document import Passage
-from sse.documents.files import find_files, reason_of
+from sse.documents.files import MAX_BYTES, find_files, reason_of
 from sse.documents.left_out import LeftOut, ending, shown
 from sse.documents.passages import passages
 from sse.documents.read import TABLES, read_document
@@ -78,6 +78,9 @@ def find(source: str, roots: Sequence[str], left_out: LeftOut) -> tuple[str, lis
             if not os.path.isfile(name):
                 left_out.add(name, "no plain file")
                 continue
+            if own == scope and ending(name) not in TABLES and os.path.getsize(name) > MAX_BYTES:
+                left_out.add(name, f"above {MAX_BYTES >> 20} MiB")  # it would be hashed in vain
+                continue
             files.append(File(root, os.path.relpath(name, root), content_hash(name)))
         except OSError as error:
             left_out.add(name, reason_of(error))
@@ -93,11 +96,16 @@ def lies_in(path: str, folder: str) -> bool:
 
 
 def content_hash(path: str) -> str:
-    """A hash of a file's bytes, in hexadecimal; OSError where it cannot be read."""
+    """A hash of a file's bytes, in hexadecimal; OSError where it cannot be read.
+
+    Bytes that another program appends meanwhile do not count, or a growing log would never end.
+    """
     whole = hashlib.blake2b(digest_size=HASH_BYTES)
     with open(path, "rb") as file:
-        while block := file.read(BLOCK):
+        left = os.fstat(file.fileno()).st_size
+        while block := file.read(min(BLOCK, left)):
             whole.update(block)
+            left -= len(block)
     return whole.hexdigest()
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sse.common.errors import UserError
-from sse.common.fusion import fuse
+from sse.common.fusion import FEEDBACK, fuse, moved
 
 NOTHING = np.zeros(0, np.int64), np.zeros(0, np.float32)
 
@@ -55,6 +55,26 @@ def test_a_search_that_found_nothing_leaves_the_order_to_the_other():
     assert [*fused(dense, NOTHING)] == [5, 1, 4]
     assert [*fused(NOTHING, dense)] == [5, 1, 4]
     assert fused(NOTHING, NOTHING) == {}
+
+
+def test_new_dense_scores_replace_the_old_ones_and_words_stay():
+    asked = []
+
+    def again(documents, best):
+        asked.append((documents.tolist(), best.tolist()))
+        return np.array([0.1, 0.2, 0.4, 0.3])
+
+    dense, keyword = hits(d1=0.9, d2=0.5, d3=0.1, d4=0.1), hits(d3=8.0, d2=4.0)
+    result = fused(dense, keyword, weight=0.5, again=again)
+    assert asked == [([1, 2, 3, 4], [3, 2, 1])], "all, and the best by the first scores"
+    assert result == pytest.approx({1: 0.125, 2: 0.25 + 0.25, 3: 0.5 + 0.5, 4: 0.375})
+    assert fused(NOTHING, NOTHING, again=again) == {} and len(asked) == 1
+
+
+def test_a_moved_query_is_nearer_to_the_mean_of_the_best():
+    vectors = np.eye(4, dtype=np.float32)
+    expected = [1, FEEDBACK / 2, FEEDBACK / 2, 0]
+    np.testing.assert_allclose(moved(vectors[0], vectors, np.array([1, 2])), expected)
 
 
 def test_the_weight_moves_from_the_keyword_order_to_the_dense_one():

@@ -1,5 +1,6 @@
 """An index follows its folder: nothing is read twice, lost, or seen before it is whole."""
 
+import io
 import json
 import os
 import shutil
@@ -13,12 +14,15 @@ import pytest
 import sse
 from sse.common.errors import UserError
 from sse.search import rows as rows_module
+from sse.search import sources as sources_module
 from sse.search import store as store_module
 from sse.search import update as update_module
 from sse.search.index import Index
 from sse.search.store import Store
 from sse.search.update import Options, delete_from_index, update_index
 from sse.serving.encoder import Encoder
+
+REAL = open
 
 
 @pytest.fixture
@@ -89,6 +93,27 @@ def test_many_small_updates_give_the_scores_of_an_index_made_anew(
     )
     assert parts == [2, 3, 1, 2, 3] and len(ours) > 5
     assert ours == pytest.approx(anew)
+
+
+def test_a_file_that_is_too_large_or_grows_is_not_read_for_ever(notes, name, model, monkeypatch):
+    (notes / "huge.txt").touch()
+    os.truncate(notes / "huge.txt", 1 << 30)
+    monkeypatch.setattr(sources_module, "content_hash", lambda path: os.path.getsize(path) and path)
+    done = update_index(notes, name, model)
+    assert done.left_out.counts == {(".txt", "above 32 MiB"): 1} and done.counts["new"] == 4
+    monkeypatch.undo()
+    grown = notes / "log.txt"
+    grown.write_bytes(b"a" * sources_module.BLOCK * 2)
+    digest = sources_module.content_hash(grown)
+
+    class Growing(io.FileIO):
+        def read(self, size=-1):
+            with REAL(grown, "ab") as file:
+                file.write(b"more")
+            return super().read(size)
+
+    monkeypatch.setattr("builtins.open", lambda p, m: Growing(p, m) if m == "rb" else REAL(p, m))
+    assert sources_module.content_hash(grown) == digest
 
 
 def test_a_file_without_text_is_left_out_and_not_new(notes, name, model):
