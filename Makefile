@@ -60,10 +60,9 @@ docs: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/python -m experiments.benchmarks --json runs/bench.json $(ARGS)
 
-# The notebooks over a sweep, as HTML in runs/: RESULTS=runs/norms for your own.
-report: .venv/.dev
-	SSE_RESULTS=$(abspath $(RESULTS)) $(BIN)/jupyter nbconvert --execute --no-input --to html \
-		--output-dir runs notebooks/*.ipynb
+# A page about a sweep, runs/report.html: RESULTS=runs/norms for your own.
+report: .venv/.train
+	$(BIN)/sse report $(RESULTS) --out runs/report.html
 
 # The wheel and the sdist, into dist/, checked for the package index; docs/release.md goes on.
 dist: .venv/.dev

@@ -61,7 +61,7 @@ def details(differences: pd.DataFrame, within: Sequence[str] = ()) -> str:
     """Every number behind the differences, one row per comparison."""
     head = [
         "comparison", *within, "dims", "difference", "95% over seeds (t)", "p", "p, Holm",
-        "d_z seeds", "d_z queries", "better / worse / equal", "n", "",
+        "d_z seeds", "d_z queries", "better / worse / equal", "n", "verdict",
     ]  # fmt: skip
     lines = []
     for _, row in differences.iterrows():

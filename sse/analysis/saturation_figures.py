@@ -1,4 +1,4 @@
-"""The notebooks' figures of training: is the gate saturated, and what does that do to gradients?
+"""The figures of training: is the gate saturated, and what does that do to gradients?
 
 All are at the largest size of the data. `sse.training.diagnostics.diagnose` defines each quantity.
 Texts are a sample of held-out pairs; short ones have at most `SHORT_TOKENS` tokens.
@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sse.analysis.quality_figures import (
+from sse.analysis import findings
+from sse.analysis.figures import (
     clean,
+    conditions,
     draw_band,
     draw_curves,
     legend,
-    log_axis,
     new_figure,
+    ratio_axis,
     style,
-    training,
 )
 from sse.analysis.study import Study
 from sse.text.token_batch import SHORT_TOKENS
@@ -28,16 +29,11 @@ LENGTHS = {"short": f"at most {SHORT_TOKENS} tokens", "long": f"more than {SHORT
 SIDES = {"anchor": "queries", "positive": "documents"}
 
 
-def gated(study: Study) -> list[str]:
-    """The levels with a gate, whose slope can vanish."""
-    gates = set(study.curve("gate_slope_mean", "anchor")["level"])
-    return [level for level in study.levels if level in gates]
-
-
 def z_over_steps(study: Study, side: str = "anchor") -> Figure:
     """Percentiles of z = αx + bias over the steps: short and long texts, a column per gate."""
-    levels = gated(study)
-    figure = new_figure(1.2 + 1.75 * max(2, len(levels)), 4.6)
+    levels = findings.gated(study)
+    finding = findings.z_range(study, side)
+    figure = new_figure(max(7.0, 1.2 + 1.75 * len(levels)), 5, finding)
     grid = figure.subplots(2, len(levels), sharex=True, sharey=True, squeeze=False)
     for row, (length, name) in zip(grid, LENGTHS.items(), strict=True):
         of = {p: study.curve(f"z_p{p:02}", side, length) for p in (1, 5, 25, 50, 75, 95, 99)}
@@ -55,7 +51,7 @@ def z_over_steps(study: Study, side: str = "anchor") -> Figure:
     for axes, level in zip(grid[0], levels, strict=True):
         axes.set_title(level, fontsize=10)
     figure.supxlabel(
-        "optimiser step; bands: 1–99%, 5–95%, 25–75% of all texts and dimensions, line: median; "
+        "optimiser step\nbands: 1–99%, 5–95%, 25–75% of texts × dimensions; line: median; "
         "dashed: |z| = 1",
         fontsize=9,
     )
@@ -64,9 +60,9 @@ def z_over_steps(study: Study, side: str = "anchor") -> Figure:
 
 def shares(study: Study, side: str = "anchor") -> Figure:
     """How many z lie beyond 1 and beyond 3, for short and long texts."""
-    figure = new_figure(10.5, 6)
+    figure = new_figure(10.5, 6.2, findings.shares(study))
     grid = figure.subplots(2, 2, sharex=True, sharey="row")
-    levels = gated(study)
+    levels = findings.gated(study)
     for row, limit in zip(grid, (1, 3), strict=True):
         for axes, (length, name) in zip(row, LENGTHS.items(), strict=True):
             curve = study.curve(f"share_abs_z_above_{limit}", side, length)
@@ -77,51 +73,50 @@ def shares(study: Study, side: str = "anchor") -> Figure:
             if limit == 1:
                 axes.set_title(f"{SIDES[side]} of {name}", fontsize=10)
                 axes.set_xlabel("")
-        row[0].set_ylabel(f"|z| > {limit}, % of texts × dimensions")
-    figure.suptitle(training(study), fontsize=10)
+        row[0].set_ylabel(f"|z| > {limit},\n% of texts × dimensions")
+    conditions(figure, study)
     legend(figure, study, levels)
     return figure
 
 
 def gate_slopes(study: Study) -> Figure:
     """Each dimension's mean slope of the gate after training, dimensions sorted by it."""
-    figure = new_figure(10.5, 4.2)
+    figure = new_figure(10.5, 4.4, findings.slopes(study))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (side, name) in zip(panels, SIDES.items(), strict=True):
         for level, values in study.per_dim("gate_slope_mean", side).items():
             _sorted_dims(axes, study, level, values)
-        axes.set_title(name, fontsize=10)
+        axes.set_title(f"{name}, last step", fontsize=10)
         axes.set_ylim(0, 1.02)
     panels[0].set_ylabel(
         "mean slope of the gate over its largest\n(tanh: sech² z; 1 linear, 0 flat)"
     )
-    figure.suptitle(f"last step, {training(study)}", fontsize=10)
-    legend(figure, study, gated(study))
+    conditions(figure, study)
+    legend(figure, study, findings.gated(study))
     return figure
 
 
 def gradients(study: Study, side: str = "anchor") -> Figure:
     """The loss's gradient after the gate, before it, and the part that passes."""
-    figure = new_figure(13, 4.2)
+    figure = new_figure(13, 4.4, findings.gradients(study))
     panels = figure.subplots(1, 3)
     what = {
-        "gradient_y_norm": "|∂L/∂y|, after the norm (log scale)",
-        "gradient_x_norm": "|∂L/∂x|, before the norm (log scale)",
-        "gradient_passed": "|∂L/∂x| / |∂L/∂y| (log scale)",
+        "gradient_y_norm": "|∂L/∂y|, after the norm",
+        "gradient_x_norm": "|∂L/∂x|, before the norm",
+        "gradient_passed": "|∂L/∂x| / |∂L/∂y|",
     }
     for axes, (quantity, name) in zip(panels, what.items(), strict=True):
         draw_curves(axes, study, study.curve(quantity, side))
-        log_axis(axes)
-        axes.set_ylabel(name)
+        ratio_axis(axes, name)
     panels[2].axhline(1, color="black", linewidth=0.8, linestyle="--")
-    figure.suptitle(f"{SIDES[side]} of the sample, {training(study)}", fontsize=10)
+    conditions(figure, study, SIDES[side])
     legend(figure, study, study.levels)
     return figure
 
 
 def alphas(study: Study) -> Figure:
     """Where α goes from its start: its mean over the steps, and every dimension at the end."""
-    figure = new_figure(10.5, 4.2)
+    figure = new_figure(10.5, 4.4, findings.alphas(study))
     left, right = figure.subplots(1, 2)
     curve = study.curve("alpha_mean")
     levels = [level for level in study.levels if level in set(curve["level"])]
@@ -131,41 +126,48 @@ def alphas(study: Study) -> Figure:
         if values.shape[1] > 1:  # one for all dimensions is in the left panel
             _sorted_dims(right, study, level, values)
     right.set_ylabel("α of each dimension, last step")
-    figure.suptitle(training(study), fontsize=10)
+    conditions(figure, study)
     legend(figure, study, levels)
     return figure
 
 
 def row_growth(study: Study) -> Figure:
     """How much longer the table's rows become: over the steps, and by how frequent a token is."""
-    figure = new_figure(13, 4.2)
-    panels = figure.subplots(1, 3)
-    draw_curves(panels[0], study, study.curve("token_norm_growth_p50"))
-    panels[0].set_ylabel("length / length at the start, median row")
+    figure = new_figure(13, 4.4, findings.growth(study))
+    left, middle, right = figure.subplots(1, 3)
+    percentile = findings.percentile(study)
+    draw_curves(left, study, study.curve(f"token_norm_growth_p{percentile}"))
+    row = "the median row" if percentile == 50 else f"{percentile}th percentile of rows"
+    left.set_ylabel(f"length / length at the start,\n{row}")
+    conditions(figure, study)
+    _growth_of_rows(middle, study)
+    thirds = {t: study.last(f"token_norm_growth_{t}") for t in ("frequent", "middle", "rare")}
+    for level in study.levels:
+        values = [of.get(level, np.nan) for of in thirds.values()]
+        right.plot(range(3), values, linewidth=1.4, **style(study, level))
+    right.set_xticks(range(3), ["frequent", "middle", "rare"])
+    right.set_xlabel("thirds of the tokens, by frequency")
+    right.set_ylabel("length / length at the start, median")
+    right.set_title("last step", fontsize=10)
+    clean(right)
+    legend(figure, study, study.levels)
+    return figure
+
+
+def _growth_of_rows(axes: Any, study: Study) -> None:
+    """The 5th, 50th and 95th percentile of all rows after the last step, a line per level."""
     parts = {p: study.last(f"token_norm_growth_p{p:02}") for p in (5, 50, 95)}
     for y, level in enumerate(study.levels):
         if level not in parts[50]:  # no trial of the size shown
             continue
         look = style(study, level)
-        panels[1].plot([parts[5][level], parts[95][level]], [y, y], color=look["color"])
-        panels[1].plot(parts[50][level], y, **look)
-    panels[1].set_yticks(range(len(study.levels)), study.levels)
-    panels[1].invert_yaxis()
-    panels[1].set_xlabel("length / length at the start,\n5th, 50th, 95th percentile of rows")
-    panels[1].set_title("last step, all rows", fontsize=10)
-    clean(panels[1], "x")
-    thirds = {t: study.last(f"token_norm_growth_{t}") for t in ("frequent", "middle", "rare")}
-    for level in study.levels:
-        values = [of.get(level, np.nan) for of in thirds.values()]
-        panels[2].plot(range(3), values, linewidth=1.4, **style(study, level))
-    panels[2].set_xticks(range(3), ["frequent", "middle", "rare"])
-    panels[2].set_xlabel("thirds of the tokens, by frequency")
-    panels[2].set_ylabel("length / length at the start, median")
-    panels[2].set_title("last step", fontsize=10)
-    clean(panels[2])
-    figure.suptitle(training(study), fontsize=10)
-    legend(figure, study, study.levels)
-    return figure
+        axes.plot([parts[5][level], parts[95][level]], [y, y], color=look["color"])
+        axes.plot(parts[50][level], y, **look)
+    axes.set_yticks(range(len(study.levels)), study.levels)
+    axes.invert_yaxis()
+    axes.set_xlabel("length / length at the start,\n5th, 50th, 95th percentile of rows")
+    axes.set_title("last step, all rows", fontsize=10)
+    clean(axes, "x")
 
 
 def _sorted_dims(axes: Any, study: Study, level: str, values: np.ndarray) -> None:

@@ -40,7 +40,7 @@ def select(
         raise UserError(f"unknown metric {metric!r}: {one_of(metric, known)}")
     for option in [*options, SEED]:
         if option not in table:
-            raise UserError(f"no option {option!r} in the results; {_varied(table)}")
+            raise UserError(f"no option {option!r} in the results; {varied(table)}")
     table = restrict(table, where or {})
     names = list(dict.fromkeys(table["collection"]))
     default = [name for name in names if name != HELD_OUT] or names
@@ -54,7 +54,7 @@ def select(
         first = twice[(twice["group"] == one["group"]) & (twice[SEED] == one[SEED])]
         raise UserError(
             f"trials {', '.join(dict.fromkeys(first['trial']))} share seed and "
-            f"{', '.join(options) or 'group'}: not one trial per seed; {_varied(first)}: compare "
+            f"{', '.join(options) or 'group'}: not one trial per seed; {varied(first)}: compare "
             "within one of them, or choose one value of it"
         )
     return table
@@ -64,7 +64,7 @@ def restrict(table: pd.DataFrame, where: Mapping[str, str]) -> pd.DataFrame:
     """The rows whose options have these values, written as text; UserError if one is unknown."""
     for option, text in where.items():
         if option not in table:
-            raise UserError(f"no option {option!r} in the results; {_varied(table)}")
+            raise UserError(f"no option {option!r} in the results; {varied(table)}")
         wanted = level(text, list(dict.fromkeys(map(plain, table[option]))), option)
         table = table[[plain(value) == wanted for value in table[option]]]
     return table
@@ -125,14 +125,33 @@ def _keep(table: pd.DataFrame, column: str, wanted: Sequence[Any]) -> pd.DataFra
     return table[table[column].isin(list(wanted))]
 
 
-def _varied(table: pd.DataFrame) -> str:
+def subject(table: pd.DataFrame) -> str:
+    """The option that a sweep is about: `model.norm`, or the only one that varies.
+
+    Raises:
+        UserError: several vary, or none.
+    """
+    if len(set(table.get("model.norm", []))) > 1:
+        return "model.norm"
+    options = varied_options(table, besides=("data.pairs",))
+    if len(options) != 1:
+        raise UserError(f"say which option to compare with --by; {varied(table)}")
+    return options[0]
+
+
+def varied(table: pd.DataFrame) -> str:
     """The options with more than one level, in words."""
-    skip = _FACTS | set(METRICS)
-    names = [
+    names = ", ".join(varied_options(table))
+    return f"what differs among trials is {names or 'the seed alone'}"
+
+
+def varied_options(table: pd.DataFrame, besides: Sequence[str] = ()) -> list[str]:
+    """The options with more than one level."""
+    skip = {*_FACTS, *METRICS, *besides}
+    return [
         name
         for name in table
         if name not in skip
         and not name.startswith(("query_", "version.", "seconds_"))
         and len({label(value) for value in table[name]}) > 1
     ]
-    return f"what differs among trials is {', '.join(names) or 'the seed alone'}"

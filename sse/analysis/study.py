@@ -1,4 +1,4 @@
-"""What the notebooks read: a sweep of norms (or another option), or a small extract of one.
+"""What the notebooks and the report read: a sweep of an option, or a small extract of one.
 
 A folder holds the sweep's `results.parquet` and `diagnostics.parquet`. An extract holds the same
 tables with less in them, and `differences.parquet`, as it has no scores of single queries:
@@ -20,7 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sse.analysis.comparison import MEAN, compare, summarise
-from sse.analysis.selection import SEED, describe, label, pair, plain, restrict
+from sse.analysis.selection import (
+    SEED,
+    describe,
+    label,
+    pair,
+    plain,
+    restrict,
+    subject,
+    varied,
+)
 from sse.common.arguments import Parser
 from sse.common.errors import UserError, one_line
 from sse.common.files import atomic_file
@@ -99,7 +108,12 @@ class Study:
         """What the means are over: `mean over 6 collections, 3 seeds`."""
         names = [name for name in dict.fromkeys(self.by_dim["collection"]) if name != MEAN]
         over = f"mean over {len(names)} collections" if len(names) > 1 else names[0]
-        return f"{over}, {self.seeds} seed{'s' * (self.seeds > 1)}"
+        return f"{over}, {self.seeds_there}"
+
+    @property
+    def seeds_there(self) -> str:
+        """`3 seeds`."""
+        return f"{self.seeds} seed{'s' * (self.seeds > 1)}"
 
     @property
     def basis(self) -> str:
@@ -143,8 +157,8 @@ class Study:
 
 def read_study(
     folder: str | Path | None = None,
-    by: str = "model.norm",
-    reference: str = "none",
+    by: str | None = None,
+    reference: str | None = None,
     *,
     where: Mapping[str, str] | None = None,
 ) -> Study:
@@ -154,8 +168,8 @@ def read_study(
 
     Args:
         folder: by default $SSE_RESULTS, else notebooks/results.
-        by: the option compared.
-        reference: its level that others are compared with.
+        by: the option compared; by default `model.norm` or, where all have one, what varies.
+        reference: its level that others are compared with; by default `none` or the first.
         where: options that must have a value, as text, where a sweep varies more than `by`.
 
     Raises:
@@ -168,12 +182,15 @@ def read_study(
             f"--config {CONFIG} --out {root}`, or set {VARIABLE} to a sweep's folder"
         )
     results = restrict(read_results(root), where or {}).reset_index(drop=True)
+    by = by or subject(results)
     if by not in results:
-        raise UserError(f"{root}: the results have no option {by!r}")
+        raise UserError(f"{root}: no option {by!r} in the results; {varied(results)}")
     pairs = results.get("data.pairs", pd.Series(np.nan, index=results.index))
     # Pairs seen differ a little between seeds, and where data.pairs is unset there is one size.
     results[SIZE] = pd.to_numeric(pairs).fillna(results["pairs"].max()).astype(int)
     results[by] = [label(value) for value in results[by]]
+    if reference is None:
+        reference = "none" if "none" in set(results[by]) else results[by].iloc[0]
     if reference not in set(results[by]):
         there = ", ".join(dict.fromkeys(results[by]))
         raise UserError(f"{root}: no trial with {by}={reference}; there are {there}")
@@ -183,7 +200,7 @@ def read_study(
         differences = _compare(results, by, reference)
     else:
         differences = read_results(root, "differences")
-    measured = read_results(root, "diagnostics")
+    measured = _diagnostics(root)
     of_trial = results.drop_duplicates("trial").set_index("trial")
     measured = measured[measured["trial"].isin(of_trial.index)]
     measured = measured.assign(
@@ -214,6 +231,14 @@ def write_extract(study: Study, folder: str | Path) -> Path:
                 made.replace_schema_metadata({KEY: VERSION}), temporary, compression="zstd"
             )
     return root
+
+
+def _diagnostics(root: Path) -> pd.DataFrame:
+    """What was measured while the trials trained; no rows where nothing was."""
+    if (root / "diagnostics.parquet").is_file():
+        return read_results(root, "diagnostics")
+    names = ("trial", "step", "side", "length", "quantity", "value", "per_dim")
+    return pd.DataFrame(columns=list(names))
 
 
 def _compare(results: pd.DataFrame, by: str, reference: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The command `sse`: train, encode, evaluate, export, fit, average, info, index, search, serve.
+"""The command `sse`, with a command of `COMMANDS` behind it.
 
 Only the module of the running command is imported, so `sse --help` and `sse encode` start without
 torch. Exit codes are those of `sse.common.errors.one_line`: 0 success, 1 a full disk, 2 bad input
@@ -30,6 +30,7 @@ COMMANDS = {
     "search": ("sse.cli.search", "search an index by meaning and words (extra `search`)"),
     "sweep": ("sse.cli.sweep", "train a grid of options (extra `train`)"),
     "compare": ("sse.cli.compare", "compare a sweep's trials (extra `train`)"),
+    "report": ("sse.cli.report", "a page about a sweep (extra `train`)"),
     "serve": ("sse.cli.serve", "search and embeddings over HTTP (extra `serve`)"),
 }
 OWN_OPTIONS = ("train", "sweep", "compare")  # these read their command line themselves

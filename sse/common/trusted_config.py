@@ -35,7 +35,15 @@ def check_config(path: Path, arguments: Sequence[str] = ()) -> None:
 
     try:
         config = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):  # the parser of options says what is wrong
+    except UnicodeDecodeError as error:
+        place = f"byte {error.start}"
+        raise UserError(f"{path} is not UTF-8 ({place}): write it again in UTF-8") from error
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        yaml.YAMLError,
+    ):  # the parser of options says what is wrong
         return
     for name in _named(config):
         if not name.startswith(TRUSTED) and not any(name in given for given in arguments):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import zipfile
 from collections.abc import Callable
 
@@ -69,7 +70,7 @@ def read_office(data: bytes, kind: str, outline: Outline) -> None:
 def _check_parts(data: bytes) -> None:
     try:
         parts = zipfile.ZipFile(io.BytesIO(data)).infolist()
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error):
         raise Unreadable("broken") from None
     if any(part.flag_bits & 1 for part in parts):
         raise Unreadable("encrypted")

@@ -81,6 +81,21 @@ class Objective:
             loss = loss / 2
         return loss
 
+    def by_dim(self, queries: Tensor, documents: Tensor, batch: int) -> dict[int, float]:
+        """The contrastive loss of each prefix alone, in nats: the mean over all pairs.
+
+        Args:
+            queries: (N, D).
+            documents: (N, D), row i belongs to query i.
+            batch: pairs that are compared with each other, as in training.
+        """
+        part = partial(matryoshka_loss, scale=self.scale, symmetric=self.symmetric)
+        chunks = list(zip(queries.split(batch), documents.split(batch), strict=True))
+        return {
+            dim: sum(len(q) * float(part(q, d, [dim])) for q, d in chunks) / len(queries)
+            for dim in self.dims
+        }
+
 
 def prefix_weights(
     dims: Sequence[int], in_order: Sequence[int] | None, weights: Sequence[float] | None

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from sse.common.errors import UserError
+from sse.common.errors import UserError, first_line
 from sse.common.files import atomic_file
 from sse.evaluation.metrics import METRICS
 
@@ -36,6 +36,8 @@ SCORES, DONE = "metrics.json", "trial.json"  # of a run, and what the sweep adds
 VERSION = b"1"
 KEY = b"sse_results"
 PER_QUERY = "ndcg@10"
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError,
+              pa.ArrowException, yaml.YAMLError)  # fmt: skip
 HELD_OUT = "held-out pairs"  # of the training data, so easier than a collection of their own
 
 
@@ -43,19 +45,25 @@ def collect(out: str | Path) -> Path:
     """Gather the finished trials' records into OUT's tables; the path of `results.parquet`.
 
     Raises:
-        UserError: no finished trial.
+        UserError: no finished trial, or a damaged one.
     """
     root = Path(out)
     rows: list[dict[str, Any]] = []
     diagnostics: list[pa.Table] = []
     for record in sorted(root.glob(f"trials/*/{DONE}")):
-        facts = read_facts(record.parent)
-        rows += _rows(record.parent, facts)
-        file = record.parent / "diagnostics.parquet"
-        if file.exists():
-            table = pq.read_table(file)
-            names = pa.array([facts["trial"]] * len(table))
-            diagnostics.append(table.add_column(0, "trial", names))
+        try:
+            facts = read_facts(record.parent)
+            rows += _rows(record.parent, facts)
+            file = record.parent / "diagnostics.parquet"
+            if file.exists():
+                table = pq.read_table(file)
+                names = pa.array([facts["trial"]] * len(table))
+                diagnostics.append(table.add_column(0, "trial", names))
+        except UNREADABLE as error:
+            raise UserError(
+                f"{record.parent} is no whole trial ({first_line(error)}): remove it and run the "
+                "sweep again"
+            ) from error
     if not rows:
         raise UserError(f"{root}: no finished trial; run experiments/sweep.py --out {root}")
     _write(_table(rows), root / "results.parquet")

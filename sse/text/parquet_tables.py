@@ -35,7 +35,7 @@ def open_parquet(source: str) -> Any:
         file: Any = pq.ParquetFile(opened)
         file.opened, file.room = opened, UNPACKED + RATIO * size  # for `tables`
         return file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
         raise BadFile(source, f"no parquet file ({first_line(error)})") from None
 
 
@@ -86,6 +86,8 @@ def _batches(
 ) -> Iterator[Any]:
     """The record batches of the row groups, of as many rows as surely fit into memory."""
     for group in range(file.metadata.num_row_groups) if groups is None else groups:
+        # Columns that contradict their own statistics end the process below (C++), but raise here.
+        next(file.reader.iter_batches(0, [group]), None)
         facts, rows = file.metadata.row_group(group), ROWS
         for leaf in map(facts.column, range(facts.num_columns)):
             top, nested, _ = leaf.path_in_schema.partition(".")

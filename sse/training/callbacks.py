@@ -98,7 +98,7 @@ class Progress(TQDMProgressBar):
         if "train/loss" in logged:
             shown["loss"] = f"{float(logged['train/loss']):.3f}"
         for name, value in logged.items():
-            if name.startswith("val/"):
+            if name.startswith("val/ndcg@10_"):
                 shown[name.removeprefix("val/")] = f"{float(value):.3f}"
         return shown
 

@@ -250,7 +250,7 @@ class SSEModule(L.LightningModule):
         self._heldout.append(self.pool(batch).float().cpu())
 
     def on_validation_epoch_end(self) -> None:
-        """nDCG@10 of each held-out anchor's own positive among all held-out positives.
+        """nDCG@10 of each held-out anchor's own positive among all, and the held-out loss.
 
         Every process has all vectors and ranks its own queries; the metric adds the parts up.
         """
@@ -264,6 +264,13 @@ class SSEModule(L.LightningModule):
             metric = self.validation[name := f"ndcg@10_{dim}d"]
             metric.update(*rank_own(anchors[own, :dim], positives[:, :dim], own.start))
             self.log(f"val/{name}", metric)
+        losses = self.objective.by_dim(
+            anchors, positives, self.trainer.datamodule.hparams.batch_size
+        )
+        for dim, loss in losses.items():
+            self.log(f"val/loss_{dim}d", loss)
+        weighted = zip(self.weights, losses.values(), strict=True)
+        self.log("val/loss", sum(weight * loss for weight, loss in weighted))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam and a schedule by step."""

@@ -56,6 +56,7 @@ RANGES = {
     "ema": real(0, below=1),
     "checkpoint_minutes": real(0, 1e6),
     "diagnostics": whole(0),
+    "projector": whole(0, 10_000),
     "trainer.devices": whole(1, besides=(-1,)),
     "trainer.num_nodes": whole(1),
     "trainer.fast_dev_run": whole(0),
@@ -224,7 +225,9 @@ def _parser() -> ArgumentParser:
     add("--checkpoint_minutes", type=float, default=1.0,
         help="from one last.ckpt to the next; 0: every step")  # fmt: skip
     add("--diagnostics", type=int, default=125,
-        help="steps between two measurements in diagnostics.parquet; 0: none")  # fmt: skip
+        help="most steps between two measurements in diagnostics.parquet; 0: none")  # fmt: skip
+    add("--projector", type=int, default=0,
+        help="held-out documents in TensorBoard's projector; 0: none")  # fmt: skip
     # It has left; config.yaml of older runs has it.
     add("--profile", action=ActionYesNo(no_prefix="no_"), default=False, help=SUPPRESS)
     parser.add_class_arguments(EvalOptions, "eval")

@@ -84,7 +84,7 @@ def _saved(folder: str) -> list[str]:
     """The options of the run in `folder`, as a command line."""
     path = _config(folder)
     # Older files leave out what is null; this option was null by default then.
-    older = [] if "norm_lr:" in path.read_text("utf-8") else ["--model.norm_lr=null"]
+    older = [] if b"norm_lr:" in path.read_bytes() else ["--model.norm_lr=null"]
     return ["--config", str(path), *older]
 
 

@@ -46,6 +46,7 @@ from sse.training.options import Options, check, option_names, parse
 from sse.training.processes import say
 from sse.training.resume import check_checkpoint, find_checkpoint, flat, run_folder
 from sse.training.start import start_file
+from sse.training.tensorboard import account, board_of
 from sse.training.trainer import make_trainer
 
 PACKAGES = ("torch", "lightning", "sentence-transformers", "tokenizers")  # in metrics.json
@@ -163,6 +164,9 @@ def fit(run: Run) -> None:
     if run.first:
         with atomic_file(run.folder / "config.yaml") as temporary:
             temporary.write_text(options.recipe(), "utf-8")
+        if board := board_of(run.trainer):
+            board.about(account(reports_of(run.data), flat(options.config), run.model.dims,
+                                run.data.hparams.batch_size))  # fmt: skip
     ready = time.perf_counter()
     run.seconds["data"] = ready - options.began
     try:
@@ -219,6 +223,11 @@ def evaluate(run: Run) -> dict[str, Result]:
     say(format_table(results))
     _remark(run, results)
     write_report(results, run.folder / "report", figure=baselines)
+    if board := board_of(run.trainer):
+        board.finish(results, run.trainer.global_step)
+        if texts := positives[: run.options.config.projector]:
+            encode = evaluation.encoders(trained(run))[1]
+            board.project(torch.from_numpy(encode(texts)), texts)
     return results
 
 
@@ -247,7 +256,7 @@ def export_run(run: Run, results: dict[str, Result]) -> dict[str, Any]:
         "epochs": run.trainer.max_epochs,
         "order": order_of(data.plan(0, run.trainer.world_size)),
         "data": {s.name: len(rows) for s, rows in zip(data.sets, data.train_rows, strict=True)},
-        "reports": {pairs.name: list(pairs.report) for pairs in data.pairs},
+        "reports": reports_of(data),
         "versions": machine.versions(*PACKAGES) | machine.machine(),
     }
     model = trained(run)
@@ -260,6 +269,11 @@ def export_run(run: Run, results: dict[str, Result]) -> dict[str, Any]:
     facts["times"] = {name: round(value, 2) for name, value in seconds.items()}
     write_json(folder / "metrics.json", facts)
     return facts
+
+
+def reports_of(data: SSEDataModule) -> dict[str, list[str]]:
+    """{set: what was said about it when it was read}."""
+    return {pairs.name: list(pairs.report) for pairs in data.pairs}
 
 
 def trained(run: Run) -> StaticModel:

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from sse.common.errors import UserError
@@ -22,6 +22,7 @@ from sse.training.module import SSEModule
 from sse.training.options import TRAINER_DEFAULTS, Options, not_started
 from sse.training.processes import say
 from sse.training.resume import log_version
+from sse.training.tensorboard import Board, Watch
 
 # With max_epochs unset a run gets as many epochs as give about this many steps, within bounds.
 STEPS_WANTED = 600
@@ -63,7 +64,7 @@ def make_trainer(
         arguments["enable_checkpointing"] = False  # else Lightning adds one of its own
     if arguments["logger"] is None:
         arguments["logger"] = [
-            TensorBoardLogger(folder, "tensorboard", version=""),
+            Board(folder),
             CSVLogger(folder, "logs", version=log_version(folder)),
         ]
     arguments["plugins"] = [WholeCheckpoints(), *(arguments["plugins"] or [])]
@@ -97,7 +98,7 @@ def _callbacks(options: Options, folder: Path, monitor: str | None) -> list[Call
         say("diagnostics: none, as each process has a part of the model only")
     elif config.diagnostics:  # first: it measures before the others save or average
         own.append(Diagnostics(folder / "diagnostics.parquet", config.diagnostics))
-    own += [Neighbours(), throughput := Throughput()]
+    own += [Neighbours(), throughput := Throughput(), Watch()]
     if config.trainer.enable_progress_bar is not False:
         own.append((Progress if sys.stdout.isatty() else Lines)(throughput))
     if config.ema:

@@ -1,20 +1,25 @@
-"""The notebooks run on a real, tiny sweep; figures can be read; the report needs no network."""
+"""The notebooks and the report run on a real, tiny sweep; figures can be read."""
 
+import html
 import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from sse.analysis import findings, saturation_figures
 from sse.analysis import quality_figures as figures
-from sse.analysis import saturation_figures
+from sse.analysis.figures import style
+from sse.analysis.report import page
 from sse.analysis.study import read_study, write_extract
 from sse.analysis.study import run as extract
+from sse.cli.main import main
 from sse.common.errors import UserError
 from sse.sweeps.grid import read_sweep
 from sse.sweeps.results import collect, read_results
@@ -53,9 +58,8 @@ def out(tmp_path_factory):
         "data.vocab_size": 400,
         "data.batch_size": 32,
         "model.dim": 48,
-        "trainer.max_epochs": 1,
+        "trainer.max_epochs": 2,
         "trainer.accelerator": "cpu",
-        "diagnostics": 3,
     }
     config = root / "sweep.yaml"  # JSON is YAML
     grid = {"model.norm": ["dyt", "none"], "seed_everything": [0, 1]}
@@ -74,8 +78,8 @@ def study(out):
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
-def report(results, target, *notebooks):
-    """What `make report` runs."""
+def pages(results, target, *notebooks):
+    """The notebooks as HTML."""
     command = [sys.executable, "-m", "nbconvert", "--execute", "--no-input", "--to", "html"]
     command += ["--HTMLExporter.mathjax_url=", "--HTMLExporter.require_js_url="]
     command += ["--output-dir", str(target), *map(str, notebooks)]
@@ -84,20 +88,77 @@ def report(results, target, *notebooks):
 
 
 def test_notebooks_run_and_make_pages_that_need_no_network(out, tmp_path):
-    done = report(out, tmp_path, *sorted(NOTEBOOKS.glob("*.ipynb")))
+    done = pages(out, tmp_path, *sorted(NOTEBOOKS.glob("*.ipynb")))
     assert done.returncode == 0, done.stderr
-    pages = {path.stem: path.read_text() for path in tmp_path.glob("*.html")}
-    assert len(pages) == 3
-    for page in pages.values():
-        assert "held-out pairs, 2 seeds; pairs: " in page and "import read_study" not in page
-        assert not re.search(r'(src|href)="(?!#|data:|")|<link|@import', page)
-        assert not re.search(r"<div[^>]*jupyter\.stderr", page), "no warnings"
-    pictures = sum(page.count('src="data:image/png;base64,') for page in pages.values())
+    made = {path.stem: path.read_text() for path in tmp_path.glob("*.html")}
+    assert len(made) == 3
+    for text in made.values():
+        assert "held-out pairs, 2 seeds; pairs: " in text and "import read_study" not in text
+        assert not re.search(r'(src|href)="(?!#|data:|")|<link|@import', text)
+        assert not re.search(r"<div[^>]*jupyter\.stderr", text), "no warnings"
+    pictures = sum(text.count('src="data:image/png;base64,') for text in made.values())
     assert pictures == len(FIGURES) + 1, "z_over_steps of queries and of documents"
 
 
+def test_the_report_is_one_page_that_begins_with_a_summary(out, study, tmp_path, capsys):
+    place = tmp_path / "report.html"
+    assert main(["report", str(out), "--out", str(place)]) == 0
+    assert capsys.readouterr().out == f"report: {place}\n"
+    text = place.read_text()
+    assert not re.search(r'(src|href)="(?!#|data:|")|<link|@import', text)
+    first = text.index('<p class="summary">4 trainings compare 2 levels of model.norm (none, dyt)')
+    assert first < text.index("<table>") < text.index("<img")
+    alts = re.findall('<img alt="(.*?)"', text)
+    titles = [" ".join(draw(study).get_suptitle().split()) for draw in FIGURES]
+    assert len(alts) == len(FIGURES) and {html.escape(title) for title in titles} == set(alts)
+
+
+def test_a_summary_says_what_was_run_on_what_and_what_came_out(study):
+    run, data, outcome = findings.summary(study)
+    assert run.endswith("with 2 seeds each.")
+    assert re.fullmatch(r"They see [\d,]+ pairs of .*pairs.jsonl.* for \d+ steps; .*", data)
+    best = study.by_dim[study.by_dim["dim"] == 48].sort_values("mean").iloc[-1]
+    assert f"With {study.sizes[0]:,} pairs and 48 dimensions {best['model.norm']}" in outcome
+
+
+def test_short_runs_are_measured_ten_times(study):
+    for _, rows in study.measured.groupby("trial"):
+        assert rows["step"].nunique() >= 10
+        assert rows["step"].max() < 125
+
+
+def test_one_data_size_is_a_row_per_level_and_no_curve(study):
+    (axes,) = figures.quality_by_size(study).axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == study.levels
+    assert axes.get_xscale() != "log"
+
+
+def test_a_finding_names_what_lies_beyond_noise_and_where(study):
+    rows = pd.DataFrame({
+        "family": "size", "level": ["dyt", "dyt", "gain", "gain"], "size": [10, 2000] * 2,
+        "difference": [-0.2, 0.0, -0.1, 0.3], "noise": [False, True, False, False], "n": 2,
+    })  # fmt: skip
+    made = replace(study, differences=rows, levels=["none", "dyt", "gain"])
+    assert findings.by_size(made) == (
+        "dyt and gain score lower than none with 10 pairs and "
+        "gain scores higher than none with 2,000 pairs; all else is within noise"
+    )
+    assert findings.largest(made).endswith("+0.3000 (beyond noise): gain with 2,000 pairs")
+    made = replace(made, differences=rows.assign(noise=True))
+    assert findings.by_size(made).endswith("by more than noise at any number of pairs")
+    made = replace(made, differences=rows.assign(n=1))
+    assert findings.by_size(made) == "With one seed no difference can be told from noise"
+
+
+def test_a_sweep_without_gates_or_diagnostics_has_a_report_of_the_rest(study):
+    ungated = study.measured[~study.measured["quantity"].str.startswith("gate_slope")]
+    assert page(replace(study, measured=ungated), "t").count("<img") == len(FIGURES) - 4
+    unmeasured = page(replace(study, measured=study.measured.iloc[:0]), "t")
+    assert unmeasured.count("<img") == 4
+
+
 def test_a_missing_folder_names_the_command_that_mends_it(tmp_path):
-    done = report(tmp_path / "none", tmp_path, NOTEBOOKS / "02_ablation.ipynb")
+    done = pages(tmp_path / "none", tmp_path, NOTEBOOKS / "02_ablation.ipynb")
     assert done.returncode and "experiments/sweep.py" in done.stderr
     assert not list(tmp_path.glob("*.html"))
 
@@ -130,7 +191,7 @@ def test_figures_tell_levels_apart():
     levels = SimpleNamespace(levels=list(NORM_FORMS))
     hues = {
         (look["color"], str(look["linestyle"]))
-        for look in map(lambda v: figures.style(levels, v), NORM_FORMS)
+        for look in map(lambda v: style(levels, v), NORM_FORMS)
     }
     assert len(hues) == len(NORM_FORMS)
 

@@ -5,7 +5,7 @@
 - The gradients are of the run's own loss, outside the trainer's graph: the weights come out bitwise
   the same with and without. A sample smaller than a batch has fewer negatives: read their ratio.
 - One set of rows before the first step, one every N optimiser steps, one at the end; of the
-  weights in training, not of their moving average.
+  weights in training, not of their moving average. A short run is measured `LEAST` times.
 - A resumed run drops what lies beyond its checkpoint, so its table is the undisturbed run's.
 """
 
@@ -33,6 +33,7 @@ from sse.training.diagnostics.diagnose import Row, Start, diagnose
 from sse.training.module import SSEModule
 
 SAMPLE_PAIRS = 256
+LEAST = 10  # measurements of a run, however short
 SCHEMA = pa.schema({  # the fields of `Row`, in order
     "step": pa.int64(), "side": pa.string(), "length": pa.string(), "quantity": pa.string(),
     "value": pa.float64(), "per_dim": pa.list_(pa.float32()),
@@ -96,7 +97,7 @@ class Diagnostics(Callback):
 
     Args:
         path: the table, as DIR/diagnostics.parquet.
-        every: optimiser steps between two measurements.
+        every: the most optimiser steps between two measurements.
     """
 
     def __init__(self, path: Path, every: int) -> None:
@@ -115,6 +116,9 @@ class Diagnostics(Callback):
         if not trainer.is_global_zero:
             return
         self._sample = Sample.of(trainer.datamodule).to(module.device)
+        total = trainer.datamodule.optimizer_steps(trainer)  # below 1 for a run without an end
+        if total > 0:
+            self.every = min(self.every, max(1, total // LEAST))
         step = trainer.global_step
         if step and self.path.exists():
             self.rows = [row for row in read_rows(self.path) if row.step <= step]
