@@ -32,6 +32,7 @@ COMMANDS = {
     "compare": ("sse.cli.compare", "compare a sweep's trials (extra `train`)"),
     "report": ("sse.cli.report", "a page about a sweep (extra `train`)"),
     "serve": ("sse.cli.serve", "search and embeddings over HTTP (extra `serve`)"),
+    "completion": ("sse.cli.completion", "a script for Tab in bash, zsh or fish (extra `train`)"),
 }
 OWN_OPTIONS = ("train", "sweep", "compare")  # these read their command line themselves
 ARROW = ("index", "search", "serve")  # these use pyarrow
@@ -94,7 +95,7 @@ class _NoPandas:
 
 
 def _overview() -> str:
-    lines = [f"  {name:10}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:11}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(["usage: sse COMMAND ...", "", "commands:", *lines, "", EXAMPLES])
 
 

@@ -13,6 +13,7 @@ DESCRIPTION = """Write a page about a sweep: what was run, what came out, tables
 
 RESULTS is a sweep's folder. The page is one file and needs no network.
 
+examples:
   sse report runs/sweep
   sse report runs/rates --by model.lr --reference 0.1 --out rates.html"""
 

@@ -29,7 +29,7 @@ EXTRAS = {
     "uvicorn": "serve",
     **dict.fromkeys(
         ("Stemmer", "bm25s", "datasets", "jsonargparse", "lightning", "matplotlib", "pandas",
-         "scipy", "sentence_transformers", "tensorboard", "torch", "torchmetrics", "yaml"),
+         "scipy", "sentence_transformers", "shtab", "tensorboard", "torch", "torchmetrics", "yaml"),
         "train",
     ),
 }  # fmt: skip

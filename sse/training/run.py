@@ -226,7 +226,6 @@ def evaluate(run: Run) -> dict[str, Result]:
     if board := board_of(run.trainer):
         board.finish(results, run.trainer.global_step)
         if texts := positives[: run.options.config.projector]:
-            encode = evaluation.encoders(trained(run))[1]
             board.project(torch.from_numpy(encode(texts)), texts)
     return results
 
