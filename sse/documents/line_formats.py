@@ -44,11 +44,11 @@ def underlined(lines: Sequence[str], at: int, marks: str = "=-~^+") -> Heading |
 def _markdown_heading(lines: Sequence[str], at: int) -> Heading | None:
     match = re.match(r" {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*[ \t]*$", lines[at])
     if match:
-        return len(match[1]), _plain(match[2], MARKDOWN.marks), 1
+        return len(match[1]), plain(match[2], MARKDOWN.marks), 1
     below = lines[at + 1].rstrip() if at + 1 < len(lines) else ""
     alone = not at or not lines[at - 1].strip()
     if alone and re.fullmatch(r"=+|-{2,}", below) and re.match(r" {0,3}[^\s>|+*\-]", lines[at]):
-        return 1 if below[0] == "=" else 2, _plain(lines[at], MARKDOWN.marks), 2
+        return 1 if below[0] == "=" else 2, plain(lines[at], MARKDOWN.marks), 2
     return None
 
 
@@ -59,7 +59,7 @@ def _asciidoc_heading(lines: Sequence[str], at: int) -> Heading | None:
 
 def _org_heading(lines: Sequence[str], at: int) -> Heading | None:
     match = re.match(r"(\*+)\s+(?:TODO |DONE )?(.*?)(?:\s+:[\w:]+:)?\s*$", lines[at])
-    return (len(match[1]), _plain(match[2], ORG.marks), 1) if match else None
+    return (len(match[1]), plain(match[2], ORG.marks), 1) if match else None
 
 
 def _tex_heading(lines: Sequence[str], at: int) -> Heading | None:
@@ -70,7 +70,7 @@ def _tex_heading(lines: Sequence[str], at: int) -> Heading | None:
         return None
     levels = ("part", "chapter", "section", "subsection", "subsubsection", "paragraph")
     level = levels.index(match[1]) if match[1] in levels else len(levels)
-    return level, _plain(match[2].partition("}\\label")[0], TEX.marks), 1
+    return level, plain(match[2].partition("}\\label")[0], TEX.marks), 1
 
 
 def _same(line: str, first: str) -> bool:
@@ -175,7 +175,7 @@ def read_org(text: str, outline: Outline) -> None:
 def read_tex(text: str, outline: Outline) -> None:
     """LaTeX, with its title; what stands before the document begins is left out."""
     if match := re.search(r"\\title\{([^}]*)\}", text):
-        outline.title = _plain(match[1], TEX.marks)
+        outline.title = plain(match[1], TEX.marks)
     head, begin, body = text.partition("\\begin{document}")
     lines = [""] * head.count("\n") + body.splitlines() if begin else text.splitlines()
     _read(lines, outline, TEX)
@@ -188,7 +188,7 @@ def _read(lines: Sequence[str], outline: Outline, rules: Rules) -> None:
 
     def close() -> None:
         listing = bool(held) and all(line.startswith(rules.tables) for line in held)
-        outline.paragraph(_plain(joined(held), rules.marks), start + 1, listing)
+        outline.paragraph(plain(joined(held), rules.marks), start + 1, listing)
         held.clear()
 
     while at < len(lines):
@@ -214,7 +214,7 @@ def _read(lines: Sequence[str], outline: Outline, rules: Rules) -> None:
     close()
 
 
-def _plain(text: str, marks: Marks) -> str:
+def plain(text: str, marks: Marks) -> str:
     """The text without the format's marks of emphasis, links and the like."""
     for pattern, replacement in marks:
         text = re.sub(pattern, replacement, text)

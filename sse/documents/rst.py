@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from sse.documents.document import Outline, joined
-from sse.documents.line_formats import UNDERLINE
+from sse.documents.line_formats import UNDERLINE, plain
 
 # The directives whose content is a listing, and those whose content is not for readers.
 LISTINGS = ("code", "code-block", "sourcecode", "parsed-literal", "doctest", "testcode", "math")
@@ -72,7 +72,7 @@ class _Reader:
         kind = below[0] * (1 + above)
         if kind not in self.levels:
             self.levels.append(kind)
-        self.outline.heading(self.levels.index(kind) + 1, _plain(title))
+        self.outline.heading(self.levels.index(kind) + 1, plain(title, _MARKS))
         return 2 + above
 
     def _line(self, at: int) -> str:
@@ -115,16 +115,10 @@ class _Reader:
 
     def _close(self) -> None:
         if self.held:
-            text = _plain(joined(self.held))
+            text = plain(joined(self.held), _MARKS)
             self.outline.paragraph(re.sub(r"\s*::$", ":", text).removeprefix(":"), self.start + 1)
         self.held = []
 
 
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
-
-
-def _plain(text: str) -> str:
-    for pattern, replacement in _MARKS:
-        text = re.sub(pattern, replacement, text)
-    return text
