@@ -22,6 +22,7 @@ from sse.search.index import Index
 from sse.sweeps.results import read_results
 from sse.text.tokenizer import train_tokenizer
 from sse.training.run import run as train
+from tests.helpers import preload  # noqa: F401  the forked runs have it
 
 WORDS = [a + b for a in "bcdfgklmnprstvz" for b in ("a", "en", "or", "ist", "ule", "amp")]
 sse.data.token_cache.RECORD_ROWS = 100  # several records in a small cache

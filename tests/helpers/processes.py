@@ -10,7 +10,7 @@ import time
 import sse.training.run
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["sse.training.run"])
+CONTEXT.set_forkserver_preload(["tests.helpers.preload"])
 
 
 def _one(rank, world, port, arguments, log, before):
