@@ -1,6 +1,7 @@
 """The page of `sse export --to web` in a headless Chromium."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -106,6 +107,12 @@ def test_a_missing_gate_is_visible(opened, site, make_model, tmp_path):
     path = site / "model/sse_config.json"
     path.write_text(path.read_text().replace('"none"', '"dyt"'))
     assert "holds no dyt.alpha" in error_of(opened())
+
+
+def test_a_half_downloaded_module_is_visible(opened, site):
+    module = site / "sse.mjs"
+    module.write_text(module.read_text("utf-8")[:5000], "utf-8")
+    assert re.search(r"sse.mjs does not run \(.+\): load it again", error_of(opened()))
 
 
 @pytest.mark.parametrize("name", ["sse.mjs", "passages.json", "model/tokenizer.json"])
