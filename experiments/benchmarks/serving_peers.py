@@ -55,7 +55,9 @@ def make_app(folder: str) -> FastAPI:
 
 
 if __name__ == "__main__":
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)  # so who reads the line below can connect at once
         application = make_app(sys.argv[1])
         sys.stderr.write(f"serving at http://127.0.0.1:{listener.getsockname()[1]}/\n")
         sys.stderr.flush()

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 from filelock import FileLock, Timeout
@@ -30,6 +31,7 @@ from sse.common.errors import UserError, first_line, import_extra
 from sse.common.files import write_json
 
 FORMAT = 1
+STORES = ("s3", "gs", "az")  # the object stores whose URLs may be an index
 TAG = "current"
 KEPT = timedelta(minutes=10)  # how long a version stays that a running search may still read
 # The table is written anew where it has more pieces, or a larger share of deleted rows, which
@@ -102,7 +104,8 @@ def settings_of(table: Any, name: str) -> Settings:
 def damaged(name: str, error: BaseException | str) -> UserError:
     """The error for an index that cannot be read."""
     reason = error if isinstance(error, str) else first_line(error)
-    return UserError(f"{name}: no index, or a damaged one ({reason}): {_WAY_OUT}")
+    way_out = f"check bucket, address and keys, or {_WAY_OUT}" if "://" in name else _WAY_OUT
+    return UserError(f"{name}: no index, or a damaged one ({reason}): {way_out}")
 
 
 @contextlib.contextmanager
@@ -126,7 +129,7 @@ class Store:
     def __init__(self, name: str | os.PathLike[str]) -> None:
         os.environ.setdefault("LANCE_LOG", "error")  # its warnings are for its own developers
         self.lance = import_extra("lance")
-        self.name = os.fspath(name)
+        self.name = _checked(os.fspath(name))
         self.local = "://" not in self.name
         self.folder = Path(self.name)
         self.uri = f"{self.name.rstrip('/')}/passages.lance"
@@ -175,9 +178,15 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for one writer; UserError if another process writes."""
+        """Hold the folder for one writer; UserError if another process writes.
+
+        At a URL nothing is held; an error of the store is a UserError.
+        """
         if not self.local:
-            yield
+            try:
+                yield
+            except OSError as error:
+                raise damaged(self.name, error) from None
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock", timeout=0)
@@ -272,6 +281,16 @@ class Store:
         for path in (self.folder / "models").iterdir():
             if path != self.model_folder(settings_of(table, self.name)):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _checked(name: str) -> str:
+    """A folder, of `file://` too, or the URL of an object store; UserError for other URLs."""
+    scheme, mark, path = name.partition("://")
+    if not mark or scheme in STORES:
+        return name
+    if scheme == "file":
+        return unquote(path)
+    raise UserError(f"{name}: an index is a folder, or a URL of {', '.join(STORES)}")
 
 
 def _digest(path: Path) -> str | None:

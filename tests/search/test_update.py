@@ -216,6 +216,21 @@ def test_a_run_killed_between_the_two_inverted_indexes_makes_the_other(
     assert indexes == {"stems", "forms"}
 
 
+def test_a_file_url_is_its_folder(notes, name, model):
+    update_index(notes, f"file://{name}", model)
+    assert Index(name).name == Index(f"file://{name}").name == str(name)
+    assert found(f"file://{name}") == ["red/one.md"]
+
+
+def test_a_store_that_does_not_answer_is_one_line(notes, model, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:1")
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(key, "x")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    with pytest.raises(UserError, match="s3://none/i: no index, .*check bucket, address"):
+        update_index(notes, "s3://none/i", model)
+
+
 def test_a_second_writer_is_refused(notes, name, model):
     update_index(notes, name, model)
     with (
@@ -282,6 +297,7 @@ BAD = [
     ({"options": Options(keep=("id",))}, "`keep` id: no table has such a column"),
     ({"options": Options(keep=("path",))}, "`keep` path: the index has a column of that name"),
     ({"strict": True}, "1 left out"),
+    ({"name": "memory://a/b"}, "memory://a/b: an index is a folder, or a URL of s3, gs, az"),
     ({"name": "."}, "is a folder with other files"),
     ({"name": "file"}, "is a file, and no index"),
     ({"name": "old.sse"}, "was made by an older version"),

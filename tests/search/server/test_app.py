@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -211,6 +212,18 @@ def test_a_signal_ends_the_server_once_requests_are_answered(served, number):
     assert answers in ([200], []), "answered whole, or the signal came before the request"
     assert process.wait(30) == 0
     assert process.stderr.read() == ""
+
+
+def test_answers_leave_at_once(index, monkeypatch):
+    """asyncio sets TCP_NODELAY on connections of a socket whose protocol is named."""
+    from sse.search.server import run
+
+    seen = []
+    monkeypatch.setattr(
+        run.uvicorn.Server, "run", lambda self, sockets: seen.append(sockets[0].proto)
+    )
+    run.serve(index, None, "127.0.0.1", 0, run.Limits())
+    assert seen == [socket.IPPROTO_TCP]
 
 
 def test_a_taken_port_is_one_line(index, served, capsys):
