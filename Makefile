@@ -5,7 +5,7 @@ ARGS ?=
 RESULTS ?= notebooks/results
 SECONDS ?= 60
 
-.PHONY: train test test-compat test-faults test-hostile test-oldest numeric fuzz lint docs bench report dist clean
+.PHONY: train test test-compat test-faults test-hostile test-oldest numeric fuzz lint audit docs bench report dist clean
 
 # Train a model: ARGS="--data.paths [pairs.jsonl] --out runs/mine", see ARGS=--help.
 train: .venv/.train
@@ -45,12 +45,16 @@ test-oldest:
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --no-deps --editable .
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(ARGS)
 
-# Style, types, and which package may import which.
+# Style, types (strict), and which package may import which.
 lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Known weaknesses of the code (bandit) and of the packages in .venv (pip-audit asks an index).
+audit: .venv/.dev
+	$(BIN)/python -m tests.audit
 
 # The documentation, into site/; a broken link or reference is an error.
 docs: .venv/.dev

@@ -21,7 +21,7 @@ ROWS = 16  # bags per program of the elementwise backward
 
 def block(dim: int) -> int:
     """Columns per program: a power of two, at most 1024."""
-    return min(max(triton.next_power_of_2(dim), 16), 1024)
+    return int(min(max(triton.next_power_of_2(dim), 16), 1024))
 
 
 def config(dim: int, itemsize: int) -> dict[str, int]:

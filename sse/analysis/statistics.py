@@ -98,7 +98,7 @@ def crossed(differences: Differences) -> tuple[float, float]:
 
 def seed_means(differences: Differences) -> np.ndarray:
     """(S,) mean over collections of the mean over queries, seed by seed."""
-    return np.mean([part.mean(axis=0) for part in differences.values()], axis=0)
+    return np.asarray(np.mean([part.mean(axis=0) for part in differences.values()], axis=0))
 
 
 def effect_sizes(differences: Differences, tolerance: float = 1e-6) -> dict[str, float]:

@@ -28,7 +28,7 @@ def completion(parser: argparse.ArgumentParser) -> Run:
 
 def _completion(args: argparse.Namespace) -> None:
     shtab = import_extra("shtab")
-    sys.stdout.write(shtab.complete(whole_parser(), shell=args.shell))
+    sys.stdout.write(shtab.complete(whole_parser(), args.shell))
 
 
 def whole_parser() -> argparse.ArgumentParser:

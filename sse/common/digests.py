@@ -85,7 +85,7 @@ def _equal(path: Path, digest: Any, size_only: bool) -> bool:
     """Whether the file has this digest, or at least its size."""
     if size_only:
         return f"{path.stat().st_size:x}" == str(digest).split("-")[0]
-    return digest_file(path) == digest
+    return bool(digest_file(path) == digest)
 
 
 def _damage(path: Path) -> UserError:

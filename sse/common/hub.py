@@ -32,7 +32,7 @@ def hub_file(name: str, file: str) -> Path:
     A hub name that is wrong, a missing file or an unreachable hub raises UserError.
     """
     import huggingface_hub
-    from huggingface_hub.utils import HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     way_out = "give the path of a local tokenizer.json, or train one"
     try:

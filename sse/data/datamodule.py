@@ -202,7 +202,7 @@ class SSEDataModule(L.LightningDataModule):
         long as the first.
         """
         if trainer.max_epochs in (None, -1):
-            return trainer.max_steps
+            return int(trainer.max_steps)
         limit, steps = trainer.limit_train_batches, 0
         for epoch in range(trainer.max_epochs):
             batches = len(self.plan(epoch, trainer.world_size))

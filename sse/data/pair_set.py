@@ -55,7 +55,8 @@ class PairSet:
         pick = slice(None) if rows is None else np.asarray(rows, np.int64).tolist()
         if isinstance(pick, list) and not pick:
             return []
-        return source.of(data[pick]).to_pylist()
+        texts: list[str] = source.of(data[pick]).to_pylist()
+        return texts
 
     def scores(self) -> np.ndarray:
         """A teacher's scores of the positive and of each negative, float32 (rows, columns - 1).

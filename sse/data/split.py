@@ -107,12 +107,12 @@ def choose(text_ids: list[np.ndarray], rows: list[Rows], count: int) -> list[Row
 
 def _smallest(keys: list[np.ndarray], count: int) -> np.uint64:
     """The `count`-th smallest of all keys."""
-    return np.partition(np.concatenate(keys), count - 1)[count - 1]
+    return np.uint64(np.partition(np.concatenate(keys), count - 1)[count - 1])
 
 
 def _mix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """A 64-bit hash of two (the finaliser of splitmix64), computed in place."""
-    key = np.multiply(first, np.uint64(0x9E3779B97F4A7C15), dtype=np.uint64)
+    key: np.ndarray = np.multiply(first, np.uint64(0x9E3779B97F4A7C15), dtype=np.uint64)
     key ^= second
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         key ^= key >> np.uint64(shift)

@@ -119,7 +119,7 @@ class _Build:
             shutil.rmtree(self.folder)
             self.folder.mkdir()
             return False
-        return record["rows"] == len(self.pair_set)
+        return bool(record["rows"] == len(self.pair_set))
 
     def run(self, progress: bool) -> None:
         """Tokenise the rows that the record lacks."""

@@ -25,9 +25,10 @@ class BM25:
     def _tokens(self, texts: list[str]) -> list[list[str]]:
         import bm25s
 
-        return bm25s.tokenize(
+        words: list[list[str]] = bm25s.tokenize(
             texts, stopwords="en", stemmer=self._stemmer, return_ids=False, show_progress=False
         )
+        return words
 
     def scores(self, queries: list[str]) -> np.ndarray:
         """Scores (n, N), float32, of N documents for n queries; 0 where no term is shared."""

@@ -92,7 +92,9 @@ def _local(source: str, subset: str, split: str) -> Subset:
     if not files:
         raise UserError(f"{folder / split}.parquet: no such file")
     try:
-        return pa.concat_tables([pq.read_table(file) for file in files]).to_pydict()
+        table = pa.concat_tables([pq.read_table(file) for file in files])
+        columns: Subset = table.to_pydict()
+        return columns
     except pa.ArrowException as error:
         raise UserError(f"{files[0]}: not a readable parquet file ({error})") from None
 

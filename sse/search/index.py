@@ -176,7 +176,7 @@ class Index:
     ) -> NDArray[np.float32]:
         """The similarity of passages to a query that was moved towards the best of them."""
         vectors = self._loaded().all
-        return vectors[rows] @ moved(vector, vectors, best)  # type: ignore[no-any-return]
+        return vectors[rows] @ moved(vector, vectors, best)
 
     def _keyword(self, query: str, depth: int, where: str | None) -> Hits:
         """The passages with words of the query, by BM25 of their stems and of their exact forms.

@@ -112,7 +112,8 @@ class Encoder:
         """
         request = self._request(dim, normalize, prompt_name, precision)
         if isinstance(texts, str):
-            return self._work([texts], 0, False, request)[0]
+            vector: NDArray[np.float32] = self._work([texts], 0, False, request)[0]
+            return vector
         if isinstance(texts, list) and 0 < len(texts) <= min(batch_size, FEW):
             return self._work(texts, 0, False, request)
         total = len(texts) if isinstance(texts, Sequence | np.ndarray) else None

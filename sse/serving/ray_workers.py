@@ -46,7 +46,7 @@ def write_shards(
     size = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(shards))
     items = [asdict(shard) for shard in shards]
     outcomes = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        Worker,  # type: ignore[arg-type]
+        Worker,
         fn_constructor_args=(job, files),
         num_cpus=1,
         # One shard at a time: a queue at an actor would leave others idle at the end.

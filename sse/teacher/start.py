@@ -171,4 +171,5 @@ def _cached_vectors(
 def random_rows(rows: int, dim: int, seed: int) -> Array:
     """The random start of spread 1, as `SSE` draws it from the same seed."""
     noise = torch.empty(rows, dim)
-    return noise.normal_(generator=torch.Generator().manual_seed(seed)).numpy()
+    drawn = noise.normal_(generator=torch.Generator().manual_seed(seed))
+    return np.asarray(drawn.numpy(), np.float32)

@@ -118,7 +118,7 @@ def _mean_of_last_layer(model: object, inputs: list[list[int]], teacher: str) ->
     ids = torch.tensor(inputs, device=model.device)  # type: ignore[attr-defined]
     features = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     layer = model[0](features)["token_embeddings"]  # type: ignore[index]
-    vectors = layer.float().mean(1).cpu().numpy()
+    vectors: np.ndarray = layer.float().mean(1).cpu().numpy()
     if not np.isfinite(vectors).all():
         raise UserError(f"`start` {teacher} gives NaN or infinite vectors: give another teacher")
     return vectors

@@ -84,7 +84,8 @@ def file_system(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        return fsspec.core.url_to_fs(url)
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+        return found
     except (ValueError, ImportError) as error:
         raise UserError(f"{url}: {error}") from None
 

@@ -39,7 +39,8 @@ HUB_ALIASES = {
     "bert-base-cased": "google-bert/bert-base-cased",
     "bert-base-multilingual-cased": "google-bert/bert-base-multilingual-cased",
 }
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+UNKNOWN = "[UNK]"
+SPECIAL_TOKENS = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 
 # An Encoding is large until its ids are copied out, so one call takes a bounded number of letters.
 MAX_CHARACTERS = 500_000
@@ -213,7 +214,7 @@ def train_tokenizer(
             f"vocab_size is {vocab_size}, but the texts' letters alone take "
             f"{len(first) + len(alphabet)}: ask for more"
         )
-    learner = _bert(WordPiece(unk_token="[UNK]"), normaliser)  # type: ignore[call-arg]
+    learner = _bert(WordPiece(unk_token=UNKNOWN), normaliser)
     trainer = WordPieceTrainer(
         vocab_size=vocab_size,
         special_tokens=first,
@@ -227,7 +228,7 @@ def train_tokenizer(
     learner.train_from_iterator(bar, trainer)
     # A new Tokenizer does not have those letters as special tokens: "##a" in a text is no token.
     vocab = learner.get_vocab(with_added_tokens=False) or learner.get_vocab()
-    return TextTokenizer(_bert(WordPiece(vocab, unk_token="[UNK]"), normaliser), max_tokens)  # type: ignore[call-arg]
+    return TextTokenizer(_bert(WordPiece(vocab, unk_token=UNKNOWN), normaliser), max_tokens)
 
 
 def _bert(model: WordPiece, normaliser: BertNormalizer) -> Tokenizer:

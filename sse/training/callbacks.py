@@ -125,7 +125,7 @@ class Lines(ProgressBar):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Learn how long the run is and start the clock."""
         self._first = trainer.global_step
-        self._total = trainer.datamodule.optimizer_steps(trainer)  # type: ignore[attr-defined]
+        self._total = trainer.datamodule.optimizer_steps(trainer)
         self._began = self._said = time.monotonic()
 
     def on_train_batch_end(

@@ -168,7 +168,7 @@ def _epoch_ended(trainer: L.Trainer) -> dict[str, Any]:
     From those of an epoch's last batch, or of its end with `max_steps`, Lightning goes on with the
     right batches but counts the epoch wrongly, so that the next resumption repeats or skips some.
     """
-    loop = copy.deepcopy(trainer.fit_loop.state_dict())
+    loop: dict[str, Any] = copy.deepcopy(trainer.fit_loop.state_dict())
     for count in ("total", "current"):
         epochs = loop["epoch_progress"][count]
         epochs["completed"] = epochs["processed"]

@@ -284,7 +284,7 @@ class SSEModule(L.LightningModule):
 def logs_at(step: int, trainer: L.Trainer) -> bool:
     """Whether Lightning writes down what is logged in the step that is the `step`-th, from 1."""
     every = trainer.log_every_n_steps
-    return every > 0 and step % every == 0
+    return bool(every > 0 and step % every == 0)
 
 
 def own_rows(pairs: int, rank: int, world: int) -> slice:

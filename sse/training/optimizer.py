@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch.optim import AdamW
@@ -11,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from sse.common.errors import UserError, one_of
 from sse.model.static_model import StaticModel
 
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * min(1.0, share))),
     "linear": lambda share: max(0.0, 1 - share),
     "constant": lambda share: 1.0,

@@ -120,7 +120,7 @@ class Options:
         """config.yaml: every option but the run's place, since a run may be moved or repeated."""
         recipe = self.config.clone()
         recipe.out = recipe.resume = None
-        return self.parser.dump(recipe, skip_link_targets=True, skip_none=False)
+        return str(self.parser.dump(recipe, skip_link_targets=True, skip_none=False))
 
 
 def parse(args: Sequence[str] | None = None) -> Options:

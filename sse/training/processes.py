@@ -82,7 +82,7 @@ def world() -> int:
 def rank() -> int:
     """Number of this process; also before it has joined."""
     if dist.is_initialized():
-        return dist.get_rank()
+        return int(dist.get_rank())
     launcher = environment()
     return launcher.global_rank() if launcher else 0
 
@@ -119,7 +119,8 @@ def highest(values: list[int]) -> list[int]:
         return values
     box = torch.tensor(values)
     dist.all_reduce(box, dist.ReduceOp.MAX, group=_control[0])
-    return box.tolist()
+    numbers: list[int] = box.tolist()
+    return numbers
 
 
 def total(value: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class Run:
     @property
     def first(self) -> bool:
         """Whether this process is the one that evaluates and writes."""
-        return self.trainer.is_global_zero
+        return bool(self.trainer.is_global_zero)
 
     def go_on(self) -> str:
         """How to continue after a stop."""
@@ -277,7 +277,8 @@ def reports_of(data: SSEDataModule) -> dict[str, list[str]]:
 
 def trained(run: Run) -> StaticModel:
     """The trained model, in float32 on the CPU."""
-    return run.model.model.float().cpu()
+    model: StaticModel = run.model.model.float().cpu()
+    return model
 
 
 def _callback(run: Run, kind: type[Any]) -> Any:
