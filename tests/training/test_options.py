@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import Callback
 
 from sse.common.errors import UserError
 from sse.training import options as training_options
-from sse.training import options
 from sse.training.options import check, option_names, option_ranges, parse
 from sse.training.run import main
 from tests.helpers.training_runs import make_options, same, weights
@@ -122,7 +121,7 @@ def test_a_wrong_value_names_the_nearest(tmp_path):
 
 def test_help_lists_what_people_need_and_help_all_the_rest(capsys):
     texts = []
-    options._parser.cache_clear()  # another test may have asked as experiments/train.py
+    training_options._parser.cache_clear()  # another test may have asked as experiments/train.py
     for option in ("--help", "--help-all"):
         with pytest.raises(SystemExit):
             parse([option])
