@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -186,7 +187,5 @@ def _fields(line: str) -> list[str]:
 
 
 def _whole(text: str) -> int | None:
-    try:
-        return int(text)
-    except ValueError:
-        return None
+    """A whole number of at most nine digits; None for any other text."""
+    return int(text) if re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", text) else None

@@ -114,6 +114,8 @@ class Encoder:
         if isinstance(texts, str):
             vector: NDArray[np.float32] = self._work([texts], 0, False, request)[0]
             return vector
+        if not isinstance(texts, Iterable) or (isinstance(texts, np.ndarray) and not texts.ndim):
+            raise UserError(f"`texts` is {str(texts)[:50]}: give one text, or several")
         if isinstance(texts, list) and 0 < len(texts) <= min(batch_size, FEW):
             return self._work(texts, 0, False, request)
         total = len(texts) if isinstance(texts, Sequence | np.ndarray) else None

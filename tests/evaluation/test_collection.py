@@ -87,6 +87,8 @@ BAD = {
                       r"qrels/test.tsv, line 6: unknown query id 'q9'"),
     "unknown document": ("qrels/test.tsv", QRELS + "q1\td9\t1\n",
                          r"qrels/test.tsv, line 6: unknown corpus id 'd9'"),
+    "score too long": ("qrels/test.tsv", QRELS + f"q1\td3\t1{'0' * 400}\n", "not a whole number"),
+    "score of other digits": ("qrels/test.tsv", QRELS + "q1\td3\t1_0\n", "'1_0' is not a whole"),
     "score no number": ("qrels/test.tsv", QRELS + "q1\td3\thigh\n",
                         r"test.tsv, line 6: the score 'high' is not a whole number"),
     "two fields": ("qrels/test.tsv", QRELS + "q1\td3\n", r"test.tsv, line 6: .* has 2 tab-sep"),

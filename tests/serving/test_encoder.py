@@ -247,3 +247,9 @@ def test_a_table_that_is_not_finite_is_neither_loaded_nor_written(way, tokenizer
     with pytest.raises(UserError, match="NaN or infinite values in row 3"):
         sse.export(model, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("texts", [None, 3, np.array("a text")])
+def test_what_is_neither_a_text_nor_several_is_refused(texts, folder):
+    with pytest.raises(UserError, match="^`texts` is .*: give one text, or several$"):
+        Encoder(folder).encode(texts)
