@@ -146,7 +146,9 @@ def finish(results: dict[str, Any], text: str, path: Path | None) -> None:
 
 
 def figure(path: Path, panels: dict[str, dict[str, dict[str, float]]], log: bool = False) -> None:
-    """Bars: a panel per title, a group per name on the axis, a bar per series.
+    """A panel per title, a group per name on the axis, a bar per series.
+
+    A logarithmic axis has dots: the length of a bar would mean nothing there.
 
     Args:
         path: of the PNG.
@@ -165,13 +167,15 @@ def figure(path: Path, panels: dict[str, dict[str, dict[str, float]]], log: bool
         for number, one in enumerate(series):
             own = panel.get(one, {})
             places = [names.index(n) + (number - (len(series) - 1) / 2) * width for n in own]
-            bars = axis.barh(places, list(own.values()), width, label=one, color=f"C{number}")
-            axis.bar_label(
-                bars,
-                [f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for v in own.values()],
-                padding=2,
-                fontsize=7,
-            )
+            values = list(own.values())
+            if log:
+                axis.plot(values, places, "o", label=one, color=f"C{number}")
+            else:
+                axis.barh(places, values, width, label=one, color=f"C{number}")
+            for value, place in zip(values, places, strict=True):
+                text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+                axis.annotate(text, (value, place), (5, 0), textcoords="offset points",
+                              va="center", fontsize=7)  # fmt: skip
         axis.set(title=title, xscale="log" if log else "linear")
         axis.set_yticks(range(len(names)), names)
         axis.margins(x=0.15)
