@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TextIO
 
@@ -39,6 +40,34 @@ def is_terminal(stream: TextIO | None = None) -> bool:
     """
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return not plain and (stream or sys.stdout).isatty()
+
+
+class Minutes:
+    """A line a minute about long work on standard error, where that is no terminal for a bar.
+
+    Args:
+        title: what is done.
+        total: its rows.
+        done: rows that were done before.
+        every: seconds between two lines.
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0, every: float = 60.0) -> None:
+        self.title, self.total, self.done, self.every = title, total, done, every
+        self._first, self._began = done, time.monotonic()
+        self._said = self._began
+
+    def update(self, count: int) -> None:
+        """Count rows, and print the line once its time has come."""
+        self.done += count
+        now = time.monotonic()
+        if sys.stderr.isatty() or now - self._said < self.every:
+            return
+        self._said = now
+        left = (now - self._began) / max(1, self.done - self._first) * (self.total - self.done)
+        line = f"{self.title}: {self.done:,} of {self.total:,} rows, {clock(left)} left\n"
+        sys.stderr.write(line)
+        sys.stderr.flush()
 
 
 def marked(text: str) -> str:

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from sse.common.files import write_json
+from sse.common.terminal import Minutes
 from sse.data.pair_set import PairSet
 from sse.text.token_batch import TokenBatch
 from sse.text.tokenizer import TextTokenizer
@@ -131,11 +132,13 @@ class _Build:
                 # What a killed run wrote after its last record goes.
                 file.truncate(record["files"][name]["bytes"])
                 files[name] = file
+            title, total = f"tokenising {self.pair_set.name}", len(self.pair_set)
+            minutes = Minutes(title, total, record["rows"]) if progress else None
             bar = stack.enter_context(
                 tqdm(
-                    total=len(self.pair_set),
+                    total=total,
                     initial=record["rows"],
-                    desc=f"tokenising {self.pair_set.name}",
+                    desc=title,
                     unit=" rows",
                     unit_scale=True,
                     disable=None if progress else True,
@@ -145,6 +148,8 @@ class _Build:
             for texts, hashes in _ahead(self._chunks(record["rows"])):
                 self._append(files, record, texts, hashes)
                 bar.update(len(hashes))
+                if minutes:
+                    minutes.update(len(hashes))
                 if record["rows"] - recorded >= RECORD_ROWS:
                     write_json(self.folder / RECORD, record)
                     recorded = record["rows"]

@@ -5,6 +5,7 @@ import unicodedata
 
 import pytest
 
+from sse.common import terminal
 from sse.common.terminal import clean, is_terminal, linked, marked
 
 
@@ -40,3 +41,15 @@ def test_no_colour_where_nobody_sees_it(monkeypatch):
     assert is_terminal(screen)
     monkeypatch.setenv("NO_COLOR", "1")
     assert not is_terminal(screen)
+
+
+def test_long_work_prints_a_line_a_minute_where_no_bar_stands(capsys, monkeypatch):
+    now = iter([0.0, 30.0, 61.0, 70.0, 130.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(now))
+    minutes = terminal.Minutes("tokenising a", 1_000, done=100)
+    for count in (100, 200, 100, 100):
+        minutes.update(count)
+    assert capsys.readouterr().err.splitlines() == [
+        "tokenising a: 400 of 1,000 rows, 2 min left",
+        "tokenising a: 600 of 1,000 rows, 2 min left",
+    ]
