@@ -65,7 +65,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     tokens = tokenizer.encode(texts)
     counts = count_tokens([tokens], tokenizer.vocab_size)
     start = make_start(
-        args.teacher, tokenizer, args.dim, seed=args.seed, idf=counts.idf(), cache=cache
+        args.teacher, tokenizer, args.dim, seed=args.seed, frequencies=counts, cache=cache
     )
     _say(start.account)
     model = StaticModel(tokenizer, args.dim, "none", table=torch.from_numpy(start.table))

@@ -1,7 +1,7 @@
 """Matryoshka-weighted in-batch contrastive loss, and which implementation computes it.
 
     q, docs = normalize(query[:, :d]), normalize(documents[:, :d])
-    S_d     = scale * q @ docs.T                                      (B, M), query -> document
+    S_d     = scale_d * q @ docs.T                                    (B, M), query -> document
     loss    = sum_d w_d * cross_entropy(S_d, arange(B))
 
 - `tiled` (sse.loss.tiled): memory linear in the batch, any device.
@@ -60,7 +60,7 @@ def matryoshka_loss(
     documents: Tensor,
     dims: Sequence[int],
     weights: Sequence[float] | None = None,
-    scale: float = 20.0,
+    scale: float | Sequence[float] = 20.0,
     symmetric: bool = False,
     text_ids: TextIds | None = None,
     tile: int | None = None,
@@ -78,7 +78,8 @@ def matryoshka_loss(
             query i, then any hard negatives.
         dims: Matryoshka dims, prefixes of D, in any order.
         weights: one weight per dim, 1 by default.
-        scale: inverse temperature of the cosine.
+        scale: inverse temperature of the cosine: one for all dims, or one per dim. `triton` takes
+            one for all.
         symmetric: add document -> query over the positives, and halve: sentence-transformers'
             MultipleNegativesSymmetricRankingLoss. Needs the queries of all the positives.
         text_ids: ids of the pairs' query texts (P,) and of the document texts (M,); those that
@@ -101,16 +102,25 @@ def matryoshka_loss(
             f"`weights` has {len(weights)} for {len(dims)} dims, `tile` is {tile}: give one weight "
             "per dim, and a tile of at least 1 row"
         )
-    ascending = sorted(zip(dims, weights, strict=True))
+    scales = list(scale) if isinstance(scale, Sequence) else [float(scale)] * len(dims)
+    if len(scales) != len(dims):
+        raise UserError(
+            f"`scale` has {len(scales)} numbers for {len(dims)} dims: give one for all, or one "
+            "per dim"
+        )
+    ascending = sorted(zip(dims, weights, scales, strict=True))
     check_smoothing(label_smoothing)
-    options = LossOptions(ascending, scale, symmetric, text_ids, first, label_smoothing)
+    options = LossOptions(ascending, symmetric, text_ids, first, label_smoothing)
     if backend not in get_args(Backend):
         raise UserError(f"`backend` is '{backend}': choose one of {', '.join(get_args(Backend))}")
     if backend == "auto":
         measured = query.is_cuda and torch.cuda.get_device_name(query.device) in TRITON_IS_FASTER
-        backend = "triton" if measured and has_triton() else "tiled"
+        one = len(set(scales)) == 1
+        backend = "triton" if measured and one and has_triton() else "tiled"
     if backend == "triton":
-        rest = (weights, scale, symmetric, text_ids, first, label_smoothing)
+        if len(set(scales)) > 1:
+            raise UserError(f"`scale` is {scales}: `triton` takes one for all dims, take `tiled`")
+        rest = (weights, scales[0], symmetric, text_ids, first, label_smoothing)
         return matryoshka_contrastive(query, documents, dims, *rest)
     if query.dtype in (torch.float16, torch.bfloat16):
         query, documents = query.float(), documents.float()
@@ -146,9 +156,9 @@ def _dense(query: Tensor, documents: Tensor, options: LossOptions) -> Tensor:
     if options.text_ids is not None:
         excluded = equal_texts(*options.text_ids, slice(first, first + b))
     loss = query.new_zeros(())
-    for dim, weight in options.dims:
+    for dim, weight, scale in options.dims:
         q, d = F.normalize(query[:, :dim]), F.normalize(documents[:, :dim])
-        logits = (q * options.scale) @ d.T
+        logits = (q * scale) @ d.T
         value = _cross_entropy(logits, own, excluded, options.label_smoothing)
         if options.symmetric:
             back = None if excluded is None else excluded[:, :b].T

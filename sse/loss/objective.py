@@ -19,7 +19,8 @@ class Objective:
 
     Attributes:
         dims, weights: the Matryoshka prefixes and their weights.
-        scale, symmetric, label_smoothing: of the contrastive loss.
+        scale, symmetric, label_smoothing: of the contrastive loss; `scale` is one for all dims, or
+            one per dim.
         gather: take the documents of all processes as negatives.
         distil: `margin_mse`, `kl` or None.
         temperature: of kl.
@@ -27,7 +28,7 @@ class Objective:
 
     dims: Sequence[int]
     weights: Sequence[float]
-    scale: float = 20.0
+    scale: float | Sequence[float] = 20.0
     symmetric: bool = False
     label_smoothing: float = 0.0
     gather: bool = True
@@ -97,17 +98,19 @@ class Objective:
         }
 
 
-def prefix_weights(
-    dims: Sequence[int], in_order: Sequence[int] | None, weights: Sequence[float] | None
+def per_dim(
+    name: str, dims: Sequence[int], in_order: Sequence[int] | None, values: Sequence[float]
 ) -> list[float]:
-    """The weights in the order of `dims`, which is sorted; `in_order` is as they were listed."""
-    if weights is None:
-        return [1.0] * len(dims)
+    """The values in the order of `dims`, which is sorted; `in_order` is as they were listed.
+
+    >>> per_dim("weights", [64, 32], [32, 64], [1.0, 2.0])
+    [2.0, 1.0]
+    """
     listed = list(in_order or dims)
-    if len(weights) != len(listed):
+    if len(values) != len(listed):
         raise UserError(
-            f"`matryoshka_weights` has {len(weights)} weights for {len(listed)} dims ({listed}): "
-            "give one weight per dim"
+            f"`{name}` has {len(values)} numbers for {len(listed)} dims ({listed}): "
+            "give one per dim"
         )
-    by_dim = dict(zip(listed, weights, strict=True))
+    by_dim = dict(zip(listed, values, strict=True))
     return [by_dim[d] for d in dims]

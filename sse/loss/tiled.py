@@ -31,8 +31,7 @@ TextIds = tuple[Tensor, Tensor]
 class LossOptions(NamedTuple):
     """The arguments of `matryoshka_loss` besides its vectors."""
 
-    dims: list[tuple[int, float]]  # (dim, weight), smallest first
-    scale: float
+    dims: list[tuple[int, float, float]]  # (dim, weight, scale), smallest first
     symmetric: bool
     text_ids: TextIds | None
     first: int
@@ -42,7 +41,7 @@ class LossOptions(NamedTuple):
 class Tiled(torch.autograd.Function):
     """Forward computes value and gradients tile by tile; backward hands the gradients out.
 
-    With S = s * G / (|q_i| |d_j|), P = dloss/dS (softmax - target, weighted, over B):
+    With S = s * G / (|q_i| |d_j|) at each dim, P = dloss/dS (softmax - target, weighted, over B):
 
         dloss/dG_ij     = P_ij s / (|q_i| |d_j|)
         dloss/d|q_i|^2  = -sum_j P_ij S_ij / (2 |q_i|^2), and the same for d by columns
@@ -92,14 +91,15 @@ class _Batch:
 
     def __init__(self, query: Tensor, documents: Tensor, options: LossOptions) -> None:
         self.query, self.documents, self.options = query, documents, options
-        bounds = [0, *(dim for dim, _ in options.dims)]
+        bounds = [0, *(dim for dim, _, _ in options.dims)]
         self.blocks = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
         self.norm2_q, self.norm2_d = self._norms(query), self._norms(documents)  # (dims, B or M)
-        self.inverse_q = self.norm2_q.clamp_min(NORM_FLOOR).rsqrt() * options.scale
+        scales = query.new_tensor([scale for _, _, scale in options.dims])
+        self.inverse_q = self.norm2_q.clamp_min(NORM_FLOOR).rsqrt() * scales[:, None]
         self.inverse_d = self.norm2_d.clamp_min(NORM_FLOOR).rsqrt()
         directions = 2 if options.symmetric else 1
         pairs = max(1, len(query))  # a process may have none
-        self.shares = [weight / pairs / directions for _, weight in options.dims]
+        self.shares = [weight / pairs / directions for _, weight, _ in options.dims]
 
     def _norms(self, vectors: Tensor) -> Tensor:
         squares = [vectors[:, block].square().sum(1) for block in self.blocks]

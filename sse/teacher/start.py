@@ -1,7 +1,7 @@
 """The table that a run starts from, made of a teacher's vectors of our tokens.
 
 - A transformer reads each token alone; `token_vectors` says how. The vectors become rows by
-  `distil`: centred, rotated by PCA, and weighted by idf.
+  `distil`: centred, whitened, and weighted by idf.
 - A static table gives its rows; `static_rows` says how. They carry weights already.
 - A model of this project is copied, so training goes on from it.
 
@@ -28,9 +28,11 @@ from sse.teacher.folder import files_of, kind_of, teacher_folder
 from sse.teacher.static_rows import Rows, own_rows, static_rows
 from sse.teacher.token_vectors import token_vectors
 from sse.teacher.tokens import Tokens, check_known
+from sse.text.frequencies import Frequencies
 from sse.text.tokenizer import TextTokenizer
 
 FORMAT = 1  # raise it when the same teacher and vocabulary give other vectors
+LEAST_VARIANCE = 1e-6  # of the largest: an axis below it is rounding
 
 Array = NDArray[np.float32]
 
@@ -72,7 +74,7 @@ def make_start(
     norm: str = "none",
     std: float = 1.0,
     seed: int = 0,
-    idf: NDArray[np.floating] | None = None,
+    frequencies: Frequencies | None = None,
     cache: Path,
 ) -> Start:
     """The start that `teacher` gives the tokens of `tokenizer`.
@@ -84,7 +86,7 @@ def make_start(
         norm: name of the norm; the vectors of a model with this norm and dimension are taken over.
         std: spread of the table; a model of this project keeps its own.
         seed: of the random numbers, which stand where the teacher has no column or no row.
-        idf: (V,) weights of a transformer's rows; None for no weights.
+        frequencies: of the tokens in the texts, for a transformer's rows; None for equal weights.
         cache: folder in which a transformer's vectors are kept.
 
     Raises:
@@ -97,11 +99,11 @@ def make_start(
     if kind == "transformer":
         vectors, seconds = _cached_vectors(folder, teacher, tokenizer, cache)
         how = f"read alone in {seconds:.0f} s" if seconds else "from the cache"
-        done = [how, f"PCA of {vectors.shape[1]} dimensions to {min(vectors.shape[1], dim)}"]
-        done += [f"{dim - vectors.shape[1]} random columns"] if dim > vectors.shape[1] else []
-        done += ["rows x idf"] if idf is not None else []
+        done = [how, f"{vectors.shape[1]} dimensions, whitened"]
+        done += ["the other columns random"] if dim > vectors.shape[1] else []
+        done += ["rows x idf"] if frequencies is not None else []
         account = f"start from {teacher}: {len(noise):,} tokens, {', '.join(done)}"
-        return Start(std * distil(vectors, noise, idf), account=account)
+        return Start(std * distil(vectors, noise, frequencies), account=account)
     rows = (own_rows if kind == "own" else static_rows)(folder, tokenizer)
     check_known(rows.known, teacher)
     table, account = _from_rows(rows, noise, std)
@@ -111,28 +113,51 @@ def make_start(
     return Start(table, account=account)
 
 
-def distil(vectors: Array, noise: Array, idf: NDArray[np.floating] | None = None) -> Array:
-    """Rows (V, D) of a teacher's vectors T (V, W), the columns ordered by variance.
+def distil(vectors: Array, noise: Array, frequencies: Frequencies | None = None) -> Array:
+    """Rows (V, D) of a teacher's vectors T (V, W), whitened as the texts use them.
 
-    With P the first k = min(W, D) principal axes of T and s the root mean square of (T - mean) P:
+    With p_t = df_t idf_t^2, scaled to sum 1, and i over the tokens:
 
-        E[:, :k] = (T - mean) P / s      E[:, k:] = noise[:, k:]      E = E * idf / mean(idf)
+        X = T - sum_t p_t T_t                  C = sum_t p_t X_t^T X_t = A diag(l) A^T
+        R_i = sqrt(k) r_i / |r_i|,  r = X A diag(l)^-1/2           (k axes of l above 0)
+        U S W^T = R^T X',  X'_i = X_i / |X_i|                      (svd)
+        E[:, :k] = R U / rms(R U)    E[:, k:] = noise[:, k:]    E = E * idf / mean(idf)
+
+    - A text's vector is a sum of rows. Whitening by p makes such sums spread evenly over all
+      directions, so two texts seldom agree by chance.
+    - The rotation U changes no cosine of whole rows. It puts the directions that agree with the
+      teacher's own cosines first, for the small prefixes.
 
     Args:
         vectors: T; a row of NaN is a token that the teacher does not know, and gets noise.
         noise: (V, D) of spread 1.
-        idf: (V,), at least 0.
+        frequencies: of the tokens in the texts; None for equal p and no idf.
     """
     known = np.isfinite(vectors[:, 0])
-    centred = vectors[known] - vectors[known].mean(0)
-    k = min(vectors.shape[1], noise.shape[1])
-    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :k]
-    rotated = centred @ axes
+    idf = np.ones(len(vectors)) if frequencies is None else frequencies.idf()
+    share = idf**2 if frequencies is None else idf**2 * frequencies.found
+    rows = _whitened(vectors[known].astype(np.float64), share[known])[:, : noise.shape[1]]
     table = noise.copy()
-    table[known, :k] = rotated / max(float(np.sqrt(np.mean(rotated**2))), 1e-12)
-    if idf is not None and idf.any():
+    table[known, : rows.shape[1]] = rows
+    if idf.any():
         table *= (idf / idf.mean()).astype(np.float32)[:, None]
     return table
+
+
+def _whitened(vectors: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """R U of `distil`, of spread 1."""
+    share = (share if share.any() else np.ones(len(share))).astype(np.float64)
+    share = share / share.sum()
+    centred = vectors - share @ vectors
+    variances, axes = np.linalg.eigh((centred * share[:, None]).T @ centred)
+    kept = variances > LEAST_VARIANCE * variances[-1]
+    rows = _unit(centred @ (axes[:, kept] / np.sqrt(variances[kept])))
+    rows = rows @ np.linalg.svd(rows.T @ _unit(centred))[0]
+    return rows / max(float(np.sqrt(np.mean(rows**2))), 1e-12)
+
+
+def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _from_rows(rows: Rows, noise: Array, std: float) -> tuple[Array, str]:

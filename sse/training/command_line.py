@@ -40,6 +40,7 @@ LISTS = (
     "--eval.beir",
     "--model.matryoshka_dims",
     "--model.matryoshka_weights",
+    "--model.matryoshka_scales",
 )
 
 

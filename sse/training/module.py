@@ -16,7 +16,7 @@ from sse.common.ranges import check_ranges, real, whole
 from sse.evaluation.retrieval_metric import RetrievalMetric, rank_own
 from sse.loss.distil import check_distil
 from sse.loss.matryoshka import check_prefixes
-from sse.loss.objective import Objective, prefix_weights
+from sse.loss.objective import Objective, per_dim
 from sse.model.grown_rows import start_grown_rows
 from sse.model.norms import check_norm
 from sse.model.static_model import StaticModel
@@ -49,6 +49,7 @@ class SSEModule(L.LightningModule):
             model's folder, a hub name, or a model of this project to go on with.
         matryoshka_dims: prefixes trained; null for 512, 256, 128, 64, 32 as far as `dim` reaches.
         matryoshka_weights: one weight per dim; null for 1 each.
+        matryoshka_scales: one `scale` per dim; null for the same at each. Small dims want less.
         scale: inverse temperature of the cosine.
         symmetric: also train document -> query.
         label_smoothing: share of the target spread evenly over a batch's candidates, 0 to below 1.
@@ -79,6 +80,7 @@ class SSEModule(L.LightningModule):
         start: str | None = None,
         matryoshka_dims: list[Annotated[int, whole(1)]] | None = None,
         matryoshka_weights: list[Annotated[float, real(0)]] | None = None,
+        matryoshka_scales: list[Annotated[float, real(above=0)]] | None = None,
         scale: Annotated[float, real(above=0)] = 20.0,
         symmetric: bool = False,
         label_smoothing: Annotated[float, real(0, below=1)] = 0.0,
@@ -104,12 +106,15 @@ class SSEModule(L.LightningModule):
         check_ranges(SSEModule, self.hparams)
         default = [d for d in PUBLISHED_DIMS if d < dim]
         self.dims = check_prefixes(matryoshka_dims or [dim, *default], dim)
-        self.weights = prefix_weights(self.dims, matryoshka_dims, matryoshka_weights)
+        listed = (self.dims, matryoshka_dims)
+        ones, same = [1.0] * len(self.dims), [scale] * len(self.dims)
+        self.weights = per_dim("matryoshka_weights", *listed, matryoshka_weights or ones)
+        scales = per_dim("matryoshka_scales", *listed, matryoshka_scales or same)
         check_distil(distil)
         self.objective = Objective(
             self.dims,
             self.weights,
-            scale,
+            scales,
             symmetric,
             label_smoothing,
             gather,

@@ -31,7 +31,7 @@ def start_file(config: Namespace, folder: Path, data: SSEDataModule) -> Path | N
             norm=wanted.norm,
             std=wanted.table_std,
             seed=wanted.seed,
-            idf=data.frequencies.idf(),
+            frequencies=data.frequencies,
             cache=cache_folder(data.hparams.cache),
         )
         start.save(path)

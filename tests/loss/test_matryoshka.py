@@ -258,6 +258,36 @@ def test_weights_and_tiles_that_do_not_fit_are_one_clear_line(options):
         matryoshka_loss(torch.zeros(4, 8), torch.zeros(4, 8), [8], **options)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_scale_per_dim_is_the_sum_of_losses_of_one_dim(symmetric, way):
+    given_vectors = vectors(17, 3, 32)
+    dims, scales = [8, 32], [5.0, 20.0]  # in the order that they are listed
+    value, gradients = ours(given_vectors, dims, scale=scales, symmetric=symmetric)
+    exact = [column.double() for column in given_vectors]
+    expected, expected_gradients = 0, [0] * len(exact)
+    for dim, scale in zip(dims, scales, strict=True):
+        part, more = ours(exact, [dim], scale=scale, symmetric=symmetric, backend="dense")
+        expected = expected + part
+        expected_gradients = [a + b for a, b in zip(expected_gradients, more, strict=True)]
+    sides = [(x[0], torch.cat(x[1:])) for x in (gradients, expected_gradients, given_vectors)]
+    assert_loss(
+        "loss, a scale per dim", (value, *sides[0]), (expected, *sides[1]), *sides[2],
+        dims, scale=max(scales), symmetric=symmetric,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scale": [20.0]}, "1 numbers for 2 dims"),
+        ({"scale": [20.0, 10.0], "backend": "triton"}, "take `tiled`"),
+    ],
+)
+def test_scales_that_do_not_fit_are_one_clear_line(options, words):
+    with pytest.raises(UserError, match=words):
+        matryoshka_loss(torch.zeros(4, 8), torch.zeros(4, 8), [8, 4], **options)
+
+
 def test_weights_may_be_a_tensor():
     q, d = vectors(4, 2, 8)
     assert torch.equal(

@@ -12,13 +12,15 @@ from sse.model.export import export
 from sse.model.load import SSEModel
 from sse.model.model import SSE
 from sse.teacher.start import Start, distil, make_start, random_rows
-from sse.teacher.token_vectors import token_inputs
+from sse.teacher.token_vectors import token_inputs, token_vectors
 from sse.teacher.tokens import Tokens
+from sse.text.frequencies import Frequencies
 from sse.text.tokenizer import train_tokenizer
 from tests.helpers.samples import sentences
 from tests.helpers.teachers import WIDTH, write_model2vec, write_static, write_transformer
 
 DIM = 24  # wider than the teacher
+RANK = WIDTH - 1  # a layer norm leaves no mean in its vectors
 NEAR = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -58,35 +60,56 @@ def mean_of_last_layer(folder, text):
     return model.encode([text], normalize_embeddings=False)[0]
 
 
+def frequencies(vocab, seed=0):
+    """Counts of tokens in 100 texts: some in all of them, some in none."""
+    found = np.random.default_rng(seed).integers(0, 101, vocab)
+    found[:2] = 0, 100
+    return Frequencies(found, 100)
+
+
 def test_a_distilled_start_equals_its_definition(teacher, tokenizer, tmp_path):
-    idf = np.linspace(0, 3, tokenizer.vocab_size)
-    table = start(teacher, tokenizer, tmp_path, idf=idf, seed=5, std=2.0).table
+    counts = frequencies(tokenizer.vocab_size)
+    table = start(teacher, tokenizer, tmp_path, frequencies=counts, seed=5, std=2.0).table
     model = SentenceTransformer(str(teacher), device="cpu")
     cls, sep = (tokenizer.tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]"))
     ids = torch.tensor([[cls, token, sep] for token in range(tokenizer.vocab_size)])
     with torch.inference_mode():
         layer = model[0]({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     vectors = layer["token_embeddings"].mean(1).numpy().astype(np.float64)
-    centred = vectors - vectors.mean(0)
-    rotated = centred @ np.linalg.svd(centred, full_matrices=False)[2].T
-    rotated *= 2 / np.sqrt(np.mean(rotated**2))
-    weights = (idf / idf.mean())[:, None]
-    # Axes have no sign: the rows' products among themselves do not depend on it.
-    for columns in (slice(0, WIDTH), slice(0, 4)):
-        ours, theirs = table[:, columns], (rotated * weights)[:, columns]
-        np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, rtol=1e-3, atol=1e-3)
-    random = 2 * random_rows(len(table), DIM, 5)[:, WIDTH:] * weights
-    np.testing.assert_allclose(table[:, WIDTH:], random, **NEAR)
+    share = counts.found * counts.idf() ** 2
+    share /= share.sum()
+    centred = vectors - share @ vectors
+    # Rows of Mahalanobis length 1: their products need no axes.
+    inverse = np.linalg.pinv((centred.T * share) @ centred, rcond=1e-6, hermitian=True)
+    products = centred @ inverse @ centred.T
+    lengths = np.sqrt(np.diag(products))
+    cosines = products / np.outer(lengths, lengths)
+    weights = counts.idf() / counts.idf().mean()
+    ours = table[:, :RANK]
+    expected = 4 * RANK * cosines * np.outer(weights, weights)
+    np.testing.assert_allclose(ours @ ours.T, expected, rtol=1e-3, atol=1e-3 * RANK)
+    random = 2 * random_rows(len(table), DIM, 5)[:, RANK:] * weights[:, None]
+    np.testing.assert_allclose(table[:, RANK:], random, **NEAR)
 
 
-def test_a_narrow_table_takes_the_widest_axes(teacher, tokenizer, tmp_path):
+def test_the_teachers_cosines_are_strongest_in_the_first_columns(teacher, tokenizer, tmp_path):
+    counts = frequencies(tokenizer.vocab_size)
+    table = start(teacher, tokenizer, tmp_path, frequencies=counts).table[:, :RANK]
+    table = table / np.linalg.norm(table, axis=1, keepdims=True).clip(1e-12)
+    vectors = token_vectors(teacher, str(teacher), Tokens(tokenizer.tokenizer, len(table)))
+    share = counts.found * counts.idf() ** 2
+    centred = vectors - share @ vectors / share.sum()
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    known = table.any(1)
+    agreement = np.linalg.norm(table[known].T @ centred[known], axis=1)
+    assert (np.diff(agreement) < 1e-3 * agreement[0]).all()
+
+
+def test_a_narrow_table_takes_the_first_columns(teacher, tokenizer, tmp_path):
     narrow = start(teacher, tokenizer, tmp_path, dim=4).table
     wide = start(teacher, tokenizer, tmp_path, dim=WIDTH).table
-    spread = wide.std(0)
-    assert (np.diff(spread) < 0).all()
     ratio = np.abs(narrow) / np.abs(wide[:, :4])
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-2)
-    np.testing.assert_allclose(np.sqrt(np.mean(narrow**2)), 1, rtol=1e-5)
 
 
 def test_a_continuation_is_read_by_its_own_id_or_else_as_its_text(tokenizer, other):
@@ -107,21 +130,15 @@ def test_a_continuation_is_read_by_its_own_id_or_else_as_its_text(tokenizer, oth
 
 
 def test_a_word_that_the_teacher_lacks_is_read_as_its_pieces(
-    small_teacher, tokenizer, other, tmp_path
+    small_teacher, tokenizer, other
 ):
     word = "circle"
     assert other.tokenizer.token_to_id(word) is None
     row = tokenizer.tokenizer.token_to_id(word)
-    table = start(small_teacher, tokenizer, tmp_path, dim=WIDTH).table
-    same = [
-        tokenizer.tokenizer.token_to_id(token)
-        for token in ("r", "e")
-        if other.tokenizer.token_to_id(token) is not None
-    ]
-    expected = [mean_of_last_layer(small_teacher, text) for text in (word, "r", "e")]
-    ours = np.linalg.norm(table[row] - table[same], axis=1)
-    theirs = np.linalg.norm(expected[0] - np.array(expected[1:]), axis=1)
-    np.testing.assert_allclose(ours / ours[0], theirs / theirs[0], rtol=1e-3)
+    tokens = Tokens(tokenizer.tokenizer, tokenizer.vocab_size)
+    vectors = token_vectors(small_teacher, str(small_teacher), tokens)
+    expected = mean_of_last_layer(small_teacher, word)
+    np.testing.assert_allclose(vectors[row], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_the_cache_gives_what_the_teacher_gave(teacher, tokenizer, tmp_path, monkeypatch):
@@ -150,7 +167,8 @@ def test_a_damaged_cache_is_made_again(teacher, tokenizer, tmp_path):
 
 def test_without_counts_all_rows_weigh_alike(teacher, tokenizer, tmp_path):
     plain = start(teacher, tokenizer, tmp_path)
-    even = start(teacher, tokenizer, tmp_path, idf=np.full(tokenizer.vocab_size, 3.0))
+    counts = Frequencies(np.full(tokenizer.vocab_size, 7), 100)
+    even = start(teacher, tokenizer, tmp_path, frequencies=counts)
     np.testing.assert_allclose(plain.table, even.table, **NEAR)
 
 

@@ -138,6 +138,8 @@ def test_repeated_texts_are_masked_where_the_sampler_allows_them(options, tmp_pa
         (["--model.optimizer=lazy_adam"], "lazy_adam has left: give adam"),
         (["--eval.beir=[nowhere]"], "nowhere"),
         (["--model.matryoshka_dims=[32,8]", "--model.matryoshka_weights=[1]"], "weights"),
+        (["--model.matryoshka_scales=[12,20]", "--model.dim=16"], "2 numbers for 1 dims"),
+        (["--model.matryoshka_scales=[0]", "--model.dim=16"], "more than 0"),
     ],
 )
 def test_bad_options_are_one_clear_line_and_leave_no_run(

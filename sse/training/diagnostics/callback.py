@@ -81,11 +81,11 @@ class Sample:
     def rows(self, module: SSEModule, start: Start, step: int) -> list[Row]:
         """`module` measured on it, with the run's own loss; equal texts are no negatives."""
         pairs = self.text_ids.shape[1]
-        options = module.hparams
+        objective = module.objective
 
         def loss(y: Tensor) -> Tensor:
             ids = (self.text_ids[0], self.text_ids[1])
-            rest = (module.dims, module.weights, options.scale, options.symmetric, ids)
+            rest = (module.dims, module.weights, objective.scale, objective.symmetric, ids)
             return matryoshka_loss(y[:pairs], y[pairs:], *rest)
 
         sides = {"anchor": pairs, "positive": pairs}
