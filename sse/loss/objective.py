@@ -19,8 +19,8 @@ class Objective:
 
     Attributes:
         dims, weights: the Matryoshka prefixes and their weights.
-        scale, symmetric, label_smoothing: of the contrastive loss; `scale` is one for all dims, or
-            one per dim.
+        scales: one inverse temperature per dim.
+        symmetric, label_smoothing: of the contrastive loss.
         gather: take the documents of all processes as negatives.
         distil: `margin_mse`, `kl` or None.
         temperature: of kl.
@@ -28,7 +28,7 @@ class Objective:
 
     dims: Sequence[int]
     weights: Sequence[float]
-    scale: float | Sequence[float] = 20.0
+    scales: Sequence[float]
     symmetric: bool = False
     label_smoothing: float = 0.0
     gather: bool = True
@@ -70,7 +70,7 @@ class Objective:
             matryoshka_loss,
             dims=self.dims,
             weights=self.weights,
-            scale=self.scale,
+            scale=self.scales,
             label_smoothing=self.label_smoothing,
         )
         if own.stop - own.start == len(queries):
@@ -90,11 +90,14 @@ class Objective:
             documents: (N, D), row i belongs to query i.
             batch: pairs that are compared with each other, as in training.
         """
-        part = partial(matryoshka_loss, scale=self.scale, symmetric=self.symmetric)
         chunks = list(zip(queries.split(batch), documents.split(batch), strict=True))
         return {
-            dim: sum(len(q) * float(part(q, d, [dim])) for q, d in chunks) / len(queries)
-            for dim in self.dims
+            dim: sum(
+                len(q) * float(matryoshka_loss(q, d, [dim], None, scale, self.symmetric))
+                for q, d in chunks
+            )
+            / len(queries)
+            for dim, scale in zip(self.dims, self.scales, strict=True)
         }
 
 

@@ -55,7 +55,7 @@ def test_prefixes_add_up_by_their_weights(kind):
 @pytest.mark.parametrize("world", [1, 3])
 def test_the_objective_is_the_weighted_sum_over_all_processes(kind, world):
     columns, scores = make()
-    both = Objective([D], [1.0], contrastive_weight=0.5, distil=kind, distil_weight=3.0)
+    both = Objective([D], [1.0], [20.0], contrastive_weight=0.5, distil=kind, distil_weight=3.0)
     edges = [B * r // world for r in range(world + 1)]
     own = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
     found = sum(both(columns, rows, None, scores) for rows in own)

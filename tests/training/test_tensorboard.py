@@ -80,5 +80,5 @@ def test_the_projector_has_as_many_documents_as_asked_for(run):
 
 def test_a_prefix_alone_starts_at_chance():
     vectors = torch.zeros(12, 8)
-    losses = Objective([8, 4], [1.0, 1.0]).by_dim(vectors, vectors, 6)
+    losses = Objective([8, 4], [1.0, 1.0], [20.0, 20.0]).by_dim(vectors, vectors, 6)
     assert losses == pytest.approx({8: math.log(6), 4: math.log(6)})

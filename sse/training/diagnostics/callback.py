@@ -85,7 +85,7 @@ class Sample:
 
         def loss(y: Tensor) -> Tensor:
             ids = (self.text_ids[0], self.text_ids[1])
-            rest = (module.dims, module.weights, objective.scale, objective.symmetric, ids)
+            rest = (module.dims, module.weights, objective.scales, objective.symmetric, ids)
             return matryoshka_loss(y[:pairs], y[pairs:], *rest)
 
         sides = {"anchor": pairs, "positive": pairs}
