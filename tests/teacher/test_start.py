@@ -129,9 +129,7 @@ def test_a_continuation_is_read_by_its_own_id_or_else_as_its_text(tokenizer, oth
     assert lacking
 
 
-def test_a_word_that_the_teacher_lacks_is_read_as_its_pieces(
-    small_teacher, tokenizer, other
-):
+def test_a_word_that_the_teacher_lacks_is_read_as_its_pieces(small_teacher, tokenizer, other):
     word = "circle"
     assert other.tokenizer.token_to_id(word) is None
     row = tokenizer.tokenizer.token_to_id(word)
