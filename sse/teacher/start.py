@@ -152,13 +152,15 @@ def _whitened(vectors: NDArray[np.float64], share: NDArray[np.float64]) -> NDArr
     variances, axes = np.linalg.eigh((centred * share[:, None]).T @ centred)
     kept = variances > LEAST_VARIANCE * variances[-1]
     rows = _unit(centred @ (axes[:, kept] / np.sqrt(variances[kept])))
-    rotation = np.linalg.svd(rows.T @ _unit(centred))[0]
-    return np.divide(rows @ rotation, max(float(np.sqrt(np.mean(rows**2))), 1e-12))
+    rotated: NDArray[np.float64] = rows @ np.linalg.svd(rows.T @ _unit(centred))[0]
+    rotated /= max(float(np.sqrt(np.mean(rows**2))), 1e-12)
+    return rotated
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths: NDArray[np.float64] = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, np.maximum(lengths, 1e-12))
+    unit: NDArray[np.float64] = rows / np.maximum(lengths, 1e-12)
+    return unit
 
 
 def _from_rows(rows: Rows, noise: Array, std: float) -> tuple[Array, str]:
