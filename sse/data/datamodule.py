@@ -43,7 +43,7 @@ class SSEDataModule(L.LightningDataModule):
         positive: the column of the positives, in the same way.
         skip_bad_rows: leave out rows of local files that cannot be read or lack a text; they are
             counted and written to bad_rows.jsonl in the run's folder. False refuses the file.
-        documents: folders or files of documents without labels; pairs are made of them.
+        documents: folders, files or tables of documents without labels; pairs are made of them.
         document_pairs: which kinds of such pairs: question, heading, title, first, neighbour; null
             for all.
         strict: refuse a folder of documents of which something cannot be read.

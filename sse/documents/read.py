@@ -18,6 +18,7 @@ from sse.documents.left_out import LeftOut, Unreadable, ending, shown
 from sse.documents.line_formats import read_asciidoc, read_markdown, read_org, read_tex, read_text
 from sse.documents.office import TYPES, read_office
 from sse.documents.rst import read_rst
+from sse.documents.tables import TABLES
 
 READERS: dict[str, Callable[[str, Outline], None]] = {
     **dict.fromkeys((".txt", ".text", ".log", ""), read_text),
@@ -30,7 +31,6 @@ READERS: dict[str, Callable[[str, Outline], None]] = {
     ".ipynb": read_notebook,
     **dict.fromkeys(SOURCE.split(), read_source),
 }
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet")
 
 
 def read_documents(

@@ -31,6 +31,7 @@ from sse.documents.left_out import LeftOut
 from sse.documents.office import LIBRARY
 from sse.documents.pairs import KINDS, make_pairs
 from sse.documents.read import read_document
+from sse.documents.tables import is_table, table_documents
 
 FORMAT = 3  # raise it when the same files give other pairs
 SCHEMA = pa.schema(
@@ -48,10 +49,10 @@ def document_pairs(
     cap: int | None = None,
     say: Callable[[str], None] = print,
 ) -> PairSet:
-    """The pairs of the documents in a folder, or of one document.
+    """The pairs of the documents in a folder, of one document, or of a table's rows.
 
     Args:
-        path: the folder or the file.
+        path: the folder or the file; a table (jsonl, csv, tsv, parquet) has a document a row.
         cache: a folder that keeps the pairs for the next run with the same files.
         kinds: which kinds of pairs, of `KINDS`.
         strict: refuse a folder of which something cannot be read.
@@ -104,10 +105,15 @@ def _write(
 
     def documents() -> Iterator[Document]:
         nonlocal read
-        for file in tqdm(files, desc="reading documents", unit=" files", disable=None):
-            if document := read_document(file, left_out):
-                read += 1
-                yield document
+        if is_table(path):
+            given, unit = table_documents(path), " rows"
+        else:
+            found = (read_document(file, left_out) for file in files)
+            given, unit = filter(None, found), " files"
+        total = None if is_table(path) else len(files)
+        for document in tqdm(given, "reading documents", total, unit=unit, disable=None):
+            read += 1
+            yield document
 
     rows: list[dict[str, Any]] = []
     with atomic_file(store) as temporary, pa.ipc.new_file(str(temporary), SCHEMA) as writer:

@@ -1,8 +1,12 @@
 """A folder of documents as a set of pairs."""
 
+import csv
+import json
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sse.common.errors import UserError
@@ -51,6 +55,42 @@ def test_a_changed_file_gives_other_pairs(notes, tmp_path):
     found = document_pairs(str(notes), tmp_path)
     (notes / "0.md").write_text("# Another plant\n\nIt grows well here. It needs no water. " * 3)
     assert document_pairs(str(notes), tmp_path).fingerprint != found.fingerprint
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_each_row_of_a_table_is_a_document(tmp_path, ending):
+    rows = [
+        {
+            "title": f"The plant {word}",
+            "text": f"About {word} there is much to say. It is {word} that grows here in spring. "
+            f"Water it, dear {word}, with care and patience.",
+        }
+        for word in ("aaa", "bbb", "ccc")
+    ]
+    path = tmp_path / f"plants.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif ending == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["title", "text"])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = []
+    found = document_pairs(str(path), tmp_path / "cache", say=said.append)
+    assert said == [f"{path}: 3 documents", "pairs made of them: title 3, first 3, neighbour 6"]
+    assert found.texts("anchor", [0]) == ["The plant aaa"]
+    assert found.texts("positive", [0]) == [rows[0]["text"]]
+    assert len(np.unique(found.groups[:, 0])) == 3
+
+
+def test_a_broken_row_of_a_table_of_documents_is_one_clear_line(tmp_path):
+    path = tmp_path / "plants.jsonl"
+    path.write_text('{"text": "It grows. It grows well here."}\n{"text": 3}\n')
+    with pytest.raises(UserError, match="plants.jsonl, line 2"):
+        document_pairs(str(path), tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("documents-*"))
 
 
 def test_whole_documents_are_held_out(notes, tmp_path):
