@@ -18,7 +18,8 @@ from sse.documents.document import Passage
 from sse.documents.files import MAX_BYTES, find_files, reason_of
 from sse.documents.left_out import LeftOut, ending, shown
 from sse.documents.passages import passages
-from sse.documents.read import TABLES, read_document
+from sse.documents.read import read_document
+from sse.documents.tables import TABLES
 from sse.search.store import Settings
 from sse.text.records import read_records
 

@@ -140,9 +140,8 @@ def test_a_signal_in_the_middle_leaves_nothing(model, tmp_path, number):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(reader)
-    with os.fdopen(writer, "wb") as pipe:
+    with os.fdopen(writer, "wb", buffering=0) as pipe:
         pipe.write(b"red circle\n" * 3000)
-        pipe.flush()
         deadline = time.time() + 30
         while not list(out.iterdir()) and time.time() < deadline:
             time.sleep(0.05)
@@ -153,7 +152,6 @@ def test_a_signal_in_the_middle_leaves_nothing(model, tmp_path, number):
         # A signal just before a read is heard after it; a second one might hit the clearing up.
         with contextlib.suppress(BrokenPipeError):
             pipe.write(b"red circle\n")
-            pipe.flush()
         _, message = process.communicate(timeout=30)
     assert (process.returncode, message) == (130, b"error: interrupted\n")
     assert list(out.iterdir()) == []

@@ -16,7 +16,7 @@ from sse.data.batches import Ahead, EpochSteps, PairBatches
 from sse.data.datamodule import SSEDataModule
 from sse.data.device_cache import DeviceCache
 from sse.data.token_cache import TokenizedSet
-from sse.model.model import SSE
+from sse.model.static_model import StaticModel
 from sse.text.token_batch import TokenBatch
 from sse.training.run import main
 from tests.helpers.samples import sentences
@@ -141,13 +141,13 @@ def test_a_batch_brings_the_order_of_its_backward_pass_where_asked(sets, plan):
 
 def test_workers_bring_it_and_it_is_used(tmp_path, monkeypatch):
     seen = []
-    real = SSE.pool
+    real = StaticModel.pool
 
     def pool(self, ids, offsets, plan=None):
         seen.append(plan is not None)
         return real(self, ids, offsets, plan)
 
-    monkeypatch.setattr(SSE, "pool", pool)
+    monkeypatch.setattr(StaticModel, "pool", pool)
     run_of(tmp_path, "worker", "--data.num_workers=1", "--eval.times=0", "--data.holdout=0")
     assert set(seen) == {True}
     seen.clear()

@@ -142,7 +142,9 @@ def test_a_sweep_on_ray_ends_as_on_one_machine(write, tmp_path, capfd):
 def start(config, out, **more):
     """The command in a process of its own, its first trial training."""
     command = [sys.executable, SWEEP, f"--config={config}", f"--out={out}", "--jobs=1"]
-    process = subprocess.Popen(command, text=True, **more)
+    # A suite started in the background hands Ctrl-C down as ignored.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    process = subprocess.Popen(command, text=True, **heard, **more)
     wait_for(process, lambda: list(out.glob("trials/*/logs/metrics.csv")))
     return process
 

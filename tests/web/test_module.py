@@ -119,7 +119,7 @@ def test_most_tokens_and_prompts_are_the_models(tokenizer, make_model, tmp_path)
     np.testing.assert_allclose(
         got, Encoder(folder).encode(texts, prompt_name="query"), rtol=0, atol=1e-6
     )
-    assert run(folder, texts, prompt="no")["error"] == "prompt no: the model has document, query"
+    assert run(folder, texts, prompt="no")["error"] == "prompt no: the model has query, document"
 
 
 def damage(name, change):
