@@ -5,7 +5,7 @@ import sys
 from sse.common.errors import script_imports
 
 with script_imports():
-    from sse.cli.distil import run
+    from sse.cli.teacher.distil import run
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -5,7 +5,7 @@ import sys
 from sse.common.errors import script_imports
 
 with script_imports():
-    from sse.cli.mine import run
+    from sse.cli.teacher.mine import run
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -1,7 +1,7 @@
 """Write a model folder that sentence-transformers 3.4 or newer loads without this package.
 
-The folder holds native modules (`sse.model.native_files`): no pickle, no `trust_remote_code`. Its
-`sse_config.json` names the norm, for `sse.load` and `sse.Encoder`.
+The folder holds native modules (`sse.model.exported.native_files`): no pickle and no
+`trust_remote_code`. Its `sse_config.json` names the norm, for `sse.load` and `sse.Encoder`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from sse.common.digests import write_config
 from sse.common.files import atomic_folder
 from sse.common.version import __version__
-from sse.model.card import write_card
+from sse.model.exported.card import write_card
+from sse.model.exported.library_files import write_library_files
+from sse.model.exported.native_files import write_native
 from sse.model.folder import FORMAT, check_target, save_frequencies
-from sse.model.library_files import write_library_files
-from sse.model.native_files import write_native
 from sse.model.static_model import StaticModel
 from sse.model.table import check_finite
 
@@ -37,7 +37,7 @@ def export(
     Args:
         model: the module, or what `sse.load` returns, with its prompts and similarity.
         folder: a new or empty folder, or one that holds a model, which is replaced.
-        card: the `facts` of `sse.model.card.write_card`.
+        card: the `facts` of `sse.model.exported.card.write_card`.
 
     Returns:
         The folder.

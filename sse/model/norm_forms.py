@@ -1,8 +1,8 @@
 """The norms without torch: each as a sequence of steps, with the names of its stored vectors.
 
 `NORM_FORMS` holds one `Form` per norm of `sse.model.norms`, by the same name. Everything except
-training is derived from it: the numpy encoder, the folder's tensors, the native
-sentence-transformers modules (`sse.model.native_files`), the ONNX graph and the model card.
+training is derived from it: the numpy encoder, the folder's tensors, the native modules of
+sentence-transformers (`sse.model.exported.native_files`), the ONNX graph and the model card.
 """
 
 from __future__ import annotations

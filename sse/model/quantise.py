@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sse.common.digests import write_config
 from sse.common.errors import UserError, one_of
 from sse.common.files import atomic_folder, write_json
+from sse.model.exported.library_files import write_library_files
 from sse.model.folder import (
     FORMAT,
     Q4_REST,
@@ -32,7 +33,6 @@ from sse.model.folder import (
     read_folder,
     save_frequencies,
 )
-from sse.model.library_files import write_library_files
 from sse.model.norm_forms import NORM_FORMS
 from sse.model.table import ROW_KINDS, EmbeddingTable, check_finite
 from sse.text.tokenizer import load_tokenizer

@@ -1,3 +1,3 @@
-from sse.training.lean_imports import lean
+from sse.training.host.lean_imports import lean
 
 lean()  # before any module here imports Lightning

@@ -38,6 +38,7 @@ from sse.model.static_model import StaticModel
 from sse.training import processes
 from sse.training.callbacks import Throughput
 from sse.training.checkpoints import LastCheckpoint
+from sse.training.diagnostics.tensorboard import account, board_of
 from sse.training.facts import card, order_of
 from sse.training.host.allocator import keep_freed_memory
 from sse.training.host.neighbours import Neighbours, take_cores
@@ -46,7 +47,6 @@ from sse.training.options import Options, check, option_names, parse
 from sse.training.processes import say
 from sse.training.resume import check_checkpoint, find_checkpoint, flat, run_folder
 from sse.training.start import start_file
-from sse.training.tensorboard import account, board_of
 from sse.training.trainer import make_trainer
 
 PACKAGES = ("torch", "lightning", "sentence-transformers", "tokenizers")  # in metrics.json

@@ -17,12 +17,12 @@ from sse.training import processes
 from sse.training.callbacks import Lines, MovingAverage, Progress, Throughput
 from sse.training.checkpoints import LastCheckpoint, WholeCheckpoints
 from sse.training.diagnostics.callback import Diagnostics
+from sse.training.diagnostics.tensorboard import Board, Watch
 from sse.training.host.neighbours import Neighbours
 from sse.training.module import SSEModule
 from sse.training.options import TRAINER_DEFAULTS, Options, not_started
 from sse.training.processes import say
 from sse.training.resume import log_version
-from sse.training.tensorboard import Board, Watch
 
 # With max_epochs unset a run gets as many epochs as give about this many steps, within bounds.
 STEPS_WANTED = 600

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 TEXTS = ["one text", "", "Zwei Texte: ein längerer, und noch ein Satz dazu.", "漢字 mixed in"] * 99
 EXTRAS = {"torch", "lightning", "sentence_transformers", "datasets", "pandas", "scipy"}
 # Of the model's files these belong to the extra `train`.
-TORCH = {"model", "norms", "load", "export", "card", "grown_rows", "static_model"}
+TORCH = {"model", "norms", "load", "export", "grown_rows", "static_model"}
 ENCODE = """
 import json, sys, numpy, sse
 out, folder, texts = sys.argv[1:]

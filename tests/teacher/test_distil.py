@@ -8,7 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import sse
-from sse.cli.distil import run
+from sse.cli.teacher.distil import run
 from sse.common.errors import UserError
 from sse.teacher import vectors as vectors_module
 from sse.teacher.regress import cosine_loss, regress, rotated

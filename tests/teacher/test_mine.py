@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from sse.cli.mine import run
+from sse.cli.teacher.mine import run
 from sse.common.errors import UserError
 from sse.model.export import export
 from sse.model.load import SSEModel
