@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else "--help"
-    if own_process and name in ARROW:
-        sys.meta_path.insert(0, _NoPandas())
+    hidden = [_NoPandas()] if own_process and name in ARROW else []
+    sys.meta_path[:0] = hidden
     try:
         if name in OWN_OPTIONS:
             with script_imports():
@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `head` has closed the pipe in `sse ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder not in hidden]
 
 
 @one_line
